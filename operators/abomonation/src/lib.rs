@@ -1,0 +1,1 @@
+//! An opt-in exchange container encoded with abomonation.

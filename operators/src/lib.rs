@@ -1,0 +1,2 @@
+//! Time, keys and durability: timely operators that know nothing of agents.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Event-driven agents as operators of timely dataflows.
+#![forbid(unsafe_code)]
