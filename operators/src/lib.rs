@@ -1,2 +1,21 @@
 //! Time, keys and durability: timely operators that know nothing of agents.
 #![forbid(unsafe_code)]
+
+pub mod behavior;
+pub mod capabilities;
+pub mod clock;
+pub mod completion;
+pub mod driver;
+pub mod fact;
+pub mod group;
+pub mod hash;
+pub mod keys;
+pub mod limits;
+pub mod open_work;
+pub mod operator;
+pub mod quiet;
+pub mod runtime;
+pub mod slab;
+pub mod stats;
+pub mod time;
+pub mod timers;

@@ -1,0 +1,235 @@
+//! What a run does, apart from when: the contract between the driver and a behavior.
+//!
+//! The driver owns time: epochs, capabilities, mailboxes, fuel, deadlines, completions. A [`Behavior`] owns
+//! meaning: what a key remembers and what a run does to it. No clock, no I/O and no timely type enters a
+//! behavior, so it is tested as data, without a worker. It is monomorphised into the driver: the split
+//! costs nothing.
+//!
+//! # Contract
+//! 1. Runs of one key do not overlap; `start` is called for a key only when its last run has ended
+//!    *(kept by the driver, asserted in debug builds)*.
+//! 2. `admit` is called before the first run of a new key *(kept by the driver)*.
+//! 3. `resume` is called only for runs that reported [`Progress::Yielded`], or for which `complete`, `wake`
+//!    or `expire` returned true since *(kept by the driver)*.
+//! 4. What a run sends, outputs and asks for appears in [`Effects`] only as part of a finished step
+//!    *(the implementor's duty)*.
+//! 5. A behavior uses at most the fuel that it is given, one unit a task, and yields when it is used up
+//!    *(the implementor's duty)*.
+//! 6. After [`Progress::Failed`] nothing is called but `close` *(kept by the driver)*.
+//! 7. `open` comes first, then runs, then `drained`, then `close`; `close` comes once, also after a failure
+//!    and when construction fails half-way *(kept by the driver)*.
+
+use std::cmp::Ordering;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use crate::completion::{CallRef, CallResult, CompletionQueue};
+use crate::fact::What;
+use crate::keys::{Key, KeyId, SharedKeys};
+use crate::slab::RunToken;
+
+/// What a run is told of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct RunHead {
+    /// The key.
+    pub key: KeyId,
+    /// The run's name while it is in flight.
+    pub token: RunToken,
+    /// The key's runs counted from 1, for people.
+    pub sequence: u64,
+    /// The epoch of the run's time.
+    pub epoch: u64,
+    /// The event time of the run's time.
+    pub event_time: u64,
+    /// The operator's clock when the activation began, in microseconds since 1970.
+    pub now: u64,
+}
+
+/// What a run is about.
+#[derive(Debug)]
+pub enum Work<I> {
+    /// An input of the key.
+    Input(I),
+    /// The epoch that the key asked to be told of is over.
+    Notify {
+        /// That epoch.
+        epoch: u64,
+    },
+}
+
+/// How a call to a behavior has left the run.
+#[derive(Debug)]
+pub enum Progress<R> {
+    /// The run has ended.
+    Done,
+    /// The run waits for completions.
+    Suspended(R),
+    /// The run can go on, but its fuel is used up.
+    Yielded(R),
+    /// The job must stop.
+    Failed(Failure),
+}
+
+/// Why an agent stops its job.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("agent {agent}, action {action}, key {key}, epoch {epoch}: {message}")]
+pub struct Failure {
+    /// The agent.
+    pub agent: String,
+    /// The action that failed.
+    pub action: String,
+    /// The key, as text.
+    pub key: String,
+    /// The epoch of the run.
+    pub epoch: u64,
+    /// What happened.
+    pub message: String,
+}
+
+/// Work for the runtime: it may wait or block, on threads that are not workers.
+pub enum CallJob {
+    /// Polled on the asynchronous runtime.
+    Async(Pin<Box<dyn Future<Output = CallResult> + Send>>),
+    /// Run on the pool for blocking calls.
+    Blocking(Box<dyn FnOnce() -> CallResult + Send>),
+}
+
+/// A call that a finished or suspended step asks for.
+pub struct CallStart {
+    /// The task that waits.
+    pub task: u32,
+    /// The call within the task.
+    pub call: u32,
+    /// How long it may take.
+    pub timeout: Option<Duration>,
+    /// What to do.
+    pub job: CallJob,
+}
+
+/// A wake-up at a deadline that a step asks for; delivered as the call `call` of `task`.
+#[derive(Clone, Copy, Debug)]
+pub struct TimerStart {
+    /// The task that waits.
+    pub task: u32,
+    /// The call within the task.
+    pub call: u32,
+    /// When, in microseconds of the operator's clock.
+    pub deadline: u64,
+}
+
+/// What runs have brought about since the driver last looked.
+pub struct Effects<O, S> {
+    /// Data for the output port.
+    pub outputs: Vec<O>,
+    /// Items for the tagged port.
+    pub tagged: Vec<S>,
+    /// Whether any of the lists below is not empty.
+    pub control: bool,
+    /// Calls to start.
+    pub calls: Vec<CallStart>,
+    /// Deadlines to watch.
+    pub timers: Vec<TimerStart>,
+    /// Calls and timers that nobody waits for any more, as (task, call).
+    pub cancelled: Vec<(u32, u32)>,
+    /// Epochs that the run's key wants to be told of.
+    pub notifications: Vec<u64>,
+}
+
+impl<O, S> Default for Effects<O, S> {
+    fn default() -> Self {
+        Effects {
+            outputs: Vec::new(),
+            tagged: Vec::new(),
+            control: false,
+            calls: Vec::new(),
+            timers: Vec::new(),
+            cancelled: Vec::new(),
+            notifications: Vec::new(),
+        }
+    }
+}
+
+/// What a behavior is given before its first run.
+pub struct Opening<K> {
+    /// The keys by id.
+    pub keys: SharedKeys<K>,
+    /// Where wakers of suspended tasks report.
+    pub queue: CompletionQueue,
+    /// This worker.
+    pub worker: usize,
+    /// The number of workers.
+    pub peers: usize,
+    /// Whether facts will be asked for.
+    pub facts: bool,
+}
+
+/// What a run does. See the module's contract.
+pub trait Behavior: 'static {
+    /// Keys.
+    type Key: Key;
+    /// Inputs.
+    type Input: 'static;
+    /// Items of the output port.
+    type Output: 'static;
+    /// Items of the tagged port.
+    type Tagged: Clone + 'static;
+    /// A run in flight.
+    type Run: 'static;
+
+    /// Begins; resources that every run needs are made here.
+    ///
+    /// # Errors
+    /// What could not be made; the job stops.
+    fn open(&mut self, opening: Opening<Self::Key>) -> Result<(), Failure>;
+
+    /// Ids below `keys` are in use from now on.
+    fn admit(&mut self, keys: usize);
+
+    /// Starts a run and drives it as far as `fuel` and its waits allow.
+    fn start(&mut self, head: &RunHead, work: Work<Self::Input>, fuel: &mut u32) -> Progress<Self::Run>;
+
+    /// Drives a run on.
+    fn resume(&mut self, head: &RunHead, run: &mut Self::Run, fuel: &mut u32) -> Progress<()>;
+
+    /// Hands over the end of a call or timer; whether the run can go on.
+    fn complete(&mut self, run: &mut Self::Run, call: CallRef, result: CallResult) -> bool;
+
+    /// Marks a task as woken; whether the run can go on.
+    fn wake(&mut self, run: &mut Self::Run, task: u32) -> bool;
+
+    /// How long a run may take, if there is a limit.
+    fn run_timeout(&self) -> Option<Duration>;
+
+    /// The run has taken too long; whether it can go on, to its end.
+    fn expire(&mut self, run: &mut Self::Run) -> bool;
+
+    /// Looks at, and takes from, what runs have brought about.
+    fn effects<R>(&mut self, look: impl FnOnce(&mut Effects<Self::Output, Self::Tagged>) -> R) -> R;
+
+    /// Whether anything in [`Effects`] asks for control; kept cheap, for it is asked once a run.
+    fn wants_control(&self) -> bool;
+
+    /// The epoch that is now open at the input; `None` when the input has ended.
+    fn advance(&mut self, epoch: Option<u64>);
+
+    /// Whether the last finished run changed what its key remembers; asked when facts are in use.
+    fn take_changed(&mut self) -> bool;
+
+    /// Writes what has changed of `key` since this was last asked.
+    fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>));
+
+    /// How a key's inputs of one epoch are sorted, if they are; then they start when the epoch closes.
+    fn sequence(&self) -> Option<fn(&Self, &Self::Input, &Self::Input) -> Ordering>
+    where
+        Self: Sized;
+
+    /// The bytes that a waiting input takes, for the limit on them.
+    fn input_bytes(&self, input: &Self::Input) -> usize;
+
+    /// The input has ended and all work is done.
+    fn drained(&mut self);
+
+    /// Gives everything up; comes once.
+    fn close(&mut self);
+}

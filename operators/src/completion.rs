@@ -1,0 +1,164 @@
+//! How work off the worker comes back: one queue per operator and one wake-up for many arrivals.
+//!
+//! # Protocol
+//! A producer pushes, then sets the flag, and wakes the operator only if the flag was clear. The operator
+//! clears the flag *before* it drains. So an arrival is either seen by the drain or wakes the operator again;
+//! the other order loses wake-ups.
+//!
+//! After [`CompletionQueue::close`] arrivals are refused and counted (rule S6).
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam::queue::SegQueue;
+use timely::scheduling::SyncActivator;
+
+use crate::slab::RunToken;
+
+/// Names a call, or a sleep, of a run in flight: the task that made it and its place among the task's calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CallRef {
+    /// The run.
+    pub run: RunToken,
+    /// The task within the run.
+    pub task: u32,
+    /// The call within the task, in the order in which calls were made.
+    pub call: u32,
+}
+
+/// What a call gives.
+#[derive(Debug)]
+pub enum CallValue {
+    /// Nothing but the fact that it is over: a sleep.
+    Unit,
+    /// An encoded result, fit for a journal.
+    Bytes(Vec<u8>),
+    /// A value of a call that is not journaled.
+    Any(Box<dyn Any + Send>),
+}
+
+/// Why a call gave no value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallFailure {
+    /// It took longer than its timeout.
+    #[error("no result within {0:?}")]
+    Timeout(Duration),
+    /// It panicked.
+    #[error("panicked: {0}")]
+    Panicked(String),
+    /// Its result cannot be encoded.
+    #[error("its result cannot be encoded: {0}")]
+    Encoding(String),
+    /// The runtime that should run it is shutting down.
+    #[error("aborted: the runtime is shutting down")]
+    Aborted,
+}
+
+/// The end of a call.
+pub type CallResult = Result<CallValue, CallFailure>;
+
+/// Something that came back.
+#[derive(Debug)]
+pub enum Completion {
+    /// A foreign waker fired for a task.
+    Wake {
+        /// The run.
+        run: RunToken,
+        /// The task within the run.
+        task: u32,
+    },
+    /// A call has ended.
+    Call {
+        /// The call.
+        call: CallRef,
+        /// How it ended.
+        result: CallResult,
+    },
+}
+
+/// The queue of one operator on one worker; clones are handles of it.
+#[derive(Clone)]
+pub struct CompletionQueue(Arc<Inner>);
+
+struct Inner {
+    arrived: SegQueue<Completion>,
+    flag: AtomicBool,
+    closed: AtomicBool,
+    refused: AtomicU64,
+    activator: Option<SyncActivator>,
+}
+
+impl CompletionQueue {
+    /// A queue that wakes the operator of `activator`; `None` where somebody polls, as a test does.
+    pub fn new(activator: Option<SyncActivator>) -> Self {
+        CompletionQueue(Arc::new(Inner {
+            arrived: SegQueue::new(),
+            flag: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
+            activator,
+        }))
+    }
+
+    /// Delivers from any thread.
+    pub fn push(&self, completion: Completion) {
+        let inner = &*self.0;
+        if inner.closed.load(Ordering::SeqCst) {
+            inner.refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        inner.arrived.push(completion);
+        if !inner.flag.swap(true, Ordering::SeqCst)
+            && let Some(activator) = &inner.activator
+        {
+            // An error means that the worker is gone, and with it whoever waits.
+            let _ = activator.activate();
+        }
+    }
+
+    /// Takes what has arrived. Called by the operator's worker only.
+    pub fn drain(&self, mut each: impl FnMut(Completion)) {
+        if self.0.flag.load(Ordering::SeqCst) {
+            self.0.flag.store(false, Ordering::SeqCst);
+            while let Some(completion) = self.0.arrived.pop() {
+                each(completion);
+            }
+        }
+    }
+
+    /// Refuses what comes from now on, and drops what has come.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+        while self.0.arrived.pop().is_some() {
+            self.0.refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many arrivals came too late.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slab::Slab;
+
+    #[test]
+    fn arrivals_after_close_are_refused_and_counted() {
+        let queue = CompletionQueue::new(None);
+        let run = Slab::<()>::default().insert(());
+        queue.push(Completion::Wake { run, task: 0 });
+        let mut seen = 0;
+        queue.drain(|_| seen += 1);
+        assert_eq!(seen, 1);
+        queue.push(Completion::Wake { run, task: 1 });
+        queue.close();
+        queue.push(Completion::Wake { run, task: 2 });
+        queue.drain(|_| seen += 1);
+        assert_eq!((seen, queue.refused()), (1, 2));
+    }
+}

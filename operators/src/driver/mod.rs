@@ -1,0 +1,914 @@
+//! The driver of a keyed mailbox operator: epochs, mailboxes, fuel, deadlines, completions, facts.
+//!
+//! It knows when a run may start and when a time is over; what a run does is the [`Behavior`]'s. It holds
+//! no capability and reads no clock: the operator (`operator`) does, and so does a test harness, which
+//! drives the very same code without timely.
+//!
+//! # Steps of an activation
+//! 1. [`Driver::advance`] tells the input's frontier: inputs that waited for their epoch are released.
+//! 2. [`Driver::input`] runs inputs of current epochs at once, and keeps the others.
+//! 3. [`Driver::complete`] and due timers make suspended runs ready.
+//! 4. [`Driver::work`] runs what is ready, seals what closed, flushes outputs.
+//! 5. [`Driver::minimal`] names the least open times, to which capabilities are lowered.
+//!
+//! # Invariants
+//! - A key has at most one run in flight; its runs start in order of epochs, within one as inputs arrived
+//!   (or as the behavior sorts them), then its notification (S2).
+//! - Each accepted input and notification is open work at its time until its run ends; one function,
+//!   [`Driver::ended`], ends runs (S3, S5).
+//! - No run starts whose epoch lies beyond the least epoch open at the input (S2).
+//! - After a failure nothing runs and nothing that was open is ever closed (S8).
+//!
+//! Not here: exchange and capabilities (`operator`), what memory holds (the behavior).
+
+mod mailbox;
+mod seal;
+mod shape;
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+
+use self::mailbox::{Mailbox, Waiting};
+use self::seal::Seal;
+pub use self::shape::{Bare, ByRef, Emission, Intake, Paired, WithKey};
+use crate::behavior::{Behavior, CallJob, CallStart, Failure, Opening, Progress, RunHead, Work};
+use crate::completion::{CallFailure, CallRef, CallResult, CallValue, Completion, CompletionQueue};
+use crate::fact::Fact;
+use crate::group::KeyGroups;
+use crate::keys::{KeyId, KeyIndex};
+use crate::limits::Limits;
+use crate::open_work::OpenWork;
+use crate::slab::{RunToken, Slab};
+use crate::stats::RunStats;
+use crate::time::EpochTime;
+use crate::timers::{TimerKey, Timers};
+
+/// Where the driver's output goes.
+pub trait Sink<T, O, S> {
+    /// Items for the output port at `time`; leaves the vector empty.
+    fn outputs(&mut self, time: &T, items: &mut Vec<O>);
+    /// Items for the tagged port at `time`; leaves the vector empty.
+    fn tagged(&mut self, time: &T, items: &mut Vec<S>);
+    /// Facts as of `time`.
+    fn facts(&mut self, time: &T, facts: &mut Vec<Fact<T>>);
+    /// Starts a call off the worker; its end comes through the completion queue.
+    fn spawn(&mut self, call: CallRef, job: CallJob) -> Option<AbortHandle>;
+}
+
+/// How much an operator holds on one worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Runs in flight.
+    pub runs: usize,
+    /// Bytes of inputs that wait for runs of their key, or for fuel.
+    pub waiting_bytes: usize,
+    /// Bytes of inputs that wait for their epoch.
+    pub ahead_bytes: usize,
+    /// Distinct open times.
+    pub open_times: usize,
+    /// The least epoch open at the input; `None` at its end.
+    pub epoch: Option<u64>,
+}
+
+struct KeyState<T, I> {
+    sequence: u64,
+    mailbox: Option<Box<Mailbox<T, I>>>,
+}
+
+struct ActiveRun<T, R> {
+    head: RunHead,
+    time: T,
+    started: u64,
+    run: R,
+    ready: bool,
+    notifying: bool,
+    calls: Vec<ActiveCall>,
+    deadline: Option<TimerKey>,
+}
+
+struct ActiveCall {
+    task: u32,
+    call: u32,
+    timer: Option<TimerKey>,
+    /// Whether it counts among the calls on the runtime.
+    running: bool,
+    abort: Option<AbortHandle>,
+}
+
+enum Deadline {
+    /// A sleep is over.
+    Timer(CallRef),
+    /// A call has taken too long.
+    Call(CallRef, Duration),
+    /// A run has taken too long.
+    Run(RunToken),
+}
+
+struct Arrived<T, I> {
+    time: T,
+    key: KeyId,
+    bytes: usize,
+    input: I,
+}
+
+#[derive(Default)]
+struct Registered<T> {
+    order: Vec<(KeyId, T)>,
+    keys: BTreeSet<KeyId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Failed(Failure),
+    Closed,
+}
+
+/// The driver of one operator on one worker. See the module.
+pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
+    behavior: B,
+    limits: Limits,
+    index: KeyIndex<B::Key>,
+    states: Vec<KeyState<T, B::Input>>,
+    queue: CompletionQueue,
+    phase: Phase,
+
+    /// The least epoch open at the input; `None` when the input has ended.
+    epoch: Option<u64>,
+    now: u64,
+    open: OpenWork<T>,
+
+    /// Inputs whose epoch is not current, by epoch, as they arrived.
+    later: BTreeMap<u64, Vec<Arrived<T, B::Input>>>,
+    /// Inputs whose epoch is current and whose turn has not come: ascending epochs.
+    backlog: VecDeque<Arrived<T, B::Input>>,
+    notifications: BTreeMap<u64, Registered<T>>,
+    runs: Slab<ActiveRun<T, B::Run>>,
+    ready_runs: VecDeque<RunToken>,
+    ready_keys: VecDeque<KeyId>,
+    /// Keys whose notification waits for inputs that are still in the backlog.
+    held_back: Vec<KeyId>,
+    timers: Timers<Deadline>,
+    calls_running: usize,
+    calls_waiting: VecDeque<(CallRef, CallJob)>,
+
+    /// The time of what is staged in `items` and in the behavior's effects.
+    staged: Option<T>,
+    items: Vec<E::Item>,
+    seal: Option<Seal<T>>,
+    ids: Vec<KeyId>,
+    waiting_bytes: usize,
+    ahead_bytes: usize,
+    stats: RunStats,
+}
+
+impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> {
+    /// Opens the behavior. `facts` says whether facts are wanted.
+    ///
+    /// # Errors
+    /// What the behavior could not make; it is closed again.
+    pub fn new(
+        mut behavior: B,
+        limits: Limits,
+        groups: KeyGroups,
+        queue: CompletionQueue,
+        worker: usize,
+        peers: usize,
+        facts: bool,
+    ) -> Result<Self, Failure> {
+        let index = KeyIndex::default();
+        let opening = Opening { keys: index.keys(), queue: queue.clone(), worker, peers, facts };
+        if let Err(failure) = behavior.open(opening) {
+            behavior.close();
+            return Err(failure);
+        }
+        Ok(Driver {
+            behavior,
+            limits,
+            states: Vec::new(),
+            queue,
+            phase: Phase::Open,
+            epoch: Some(T::minimum().epoch()),
+            now: 0,
+            open: OpenWork::default(),
+            later: BTreeMap::new(),
+            backlog: VecDeque::new(),
+            notifications: BTreeMap::new(),
+            runs: Slab::default(),
+            ready_runs: VecDeque::new(),
+            ready_keys: VecDeque::new(),
+            held_back: Vec::new(),
+            timers: Timers::default(),
+            calls_running: 0,
+            calls_waiting: VecDeque::new(),
+            staged: None,
+            items: Vec::new(),
+            seal: facts.then(|| Seal::new(groups, index.keys())),
+            index,
+            ids: Vec::new(),
+            waiting_bytes: 0,
+            ahead_bytes: 0,
+            stats: RunStats::default(),
+        })
+    }
+
+    /// Tells the clock, in microseconds since 1970; it does not go back.
+    pub fn tick(&mut self, now: u64) {
+        self.now = self.now.max(now);
+    }
+
+    /// Tells the least epoch open at the input; `None` when it has ended.
+    pub fn advance(&mut self, epoch: Option<u64>) {
+        if epoch == self.epoch || self.phase != Phase::Open {
+            return;
+        }
+        debug_assert!(epoch.is_none_or(|new| self.epoch.is_some_and(|old| new >= old)), "frontiers advance");
+        self.epoch = epoch;
+        self.behavior.advance(epoch);
+        let sequence = self.behavior.sequence();
+        let closed = |e: u64| epoch.is_none_or(|open| e < open);
+        let released = |e: u64| if sequence.is_some() { closed(e) } else { epoch.is_none_or(|open| e <= open) };
+        loop {
+            let inputs = self.later.first_key_value().map(|(e, _)| *e).filter(|e| released(*e));
+            let notify = self.notifications.first_key_value().map(|(e, _)| *e).filter(|e| closed(*e));
+            match (inputs, notify) {
+                (Some(i), n) if n.is_none_or(|n| i <= n) => self.release(i, sequence),
+                (_, Some(n)) => {
+                    let registered = self.notifications.remove(&n).expect("found");
+                    for (key, time) in registered.order {
+                        self.deliver_notification(key, time);
+                    }
+                }
+                (_, None) => break,
+            }
+        }
+    }
+
+    /// Moves the inputs of `epoch` to the backlog.
+    fn release(&mut self, epoch: u64, sequence: Option<fn(&B, &B::Input, &B::Input) -> Ordering>) {
+        let mut inputs = self.later.remove(&epoch).expect("found");
+        if let Some(compare) = sequence {
+            inputs.sort_by(|a, b| compare(&self.behavior, &a.input, &b.input));
+        }
+        for arrived in &inputs {
+            self.ahead_bytes -= arrived.bytes;
+            self.waiting_bytes += arrived.bytes;
+        }
+        self.backlog.extend(inputs);
+    }
+
+    /// Takes a batch of inputs of one time; runs those whose turn it is.
+    #[inline]
+    pub fn input<V, N, K>(&mut self, intake: &N, time: &T, batch: &mut Vec<V>, fuel: &mut u32, sink: &mut K)
+    where
+        N: Intake<V, Key = B::Key, Input = B::Input>,
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        // Also after a failure: what was not processed stays open for ever.
+        self.open.add(time, batch.len() as u64);
+        if self.phase != Phase::Open {
+            batch.clear();
+            return;
+        }
+        // The keys of a batch are looked up together, so that their cache misses overlap.
+        let mut ids = std::mem::take(&mut self.ids);
+        ids.clear();
+        let index = &mut self.index;
+        ids.extend(batch.iter().map(|item| index.id(intake.key(item))));
+        if self.states.len() < self.index.len() {
+            self.states.resize_with(self.index.len(), || KeyState { sequence: 0, mailbox: None });
+            self.behavior.admit(self.index.len());
+        }
+        let epoch = time.epoch();
+        let mut items = batch.drain(..).zip(ids.iter().copied());
+        if self.behavior.sequence().is_some() || self.epoch.is_some_and(|current| epoch > current) {
+            let later = self.later.entry(epoch).or_default();
+            for (item, key) in items {
+                let input = intake.input(item);
+                let bytes = self.behavior.input_bytes(&input);
+                self.ahead_bytes += bytes;
+                later.push(Arrived { time: time.clone(), key, bytes, input });
+            }
+        } else {
+            let mut ended = 0;
+            if self.backlog.is_empty() {
+                self.stage(time, sink);
+                while *fuel > 0 && self.runs.len() < self.limits.runs_in_flight && self.phase == Phase::Open {
+                    let Some((item, key)) = items.next() else { break };
+                    let input = intake.input(item);
+                    match &mut self.states[key.index()].mailbox {
+                        None => {
+                            if self.begin(time, key, Work::Input(input), fuel, sink) {
+                                ended += 1;
+                            }
+                        }
+                        Some(_) => self.wait(time.clone(), key, input),
+                    }
+                }
+                self.stats.inline += ended;
+                self.stats.runs += ended;
+                self.open.remove(time, ended);
+            }
+            for (item, key) in items {
+                let input = intake.input(item);
+                let bytes = self.behavior.input_bytes(&input);
+                self.waiting_bytes += bytes;
+                self.backlog.push_back(Arrived { time: time.clone(), key, bytes, input });
+            }
+        }
+        self.ids = ids;
+    }
+
+    /// Puts an input behind the work of its key.
+    fn wait(&mut self, time: T, key: KeyId, input: B::Input) {
+        let bytes = self.behavior.input_bytes(&input);
+        self.waiting_bytes += bytes;
+        let mailbox = self.states[key.index()].mailbox.as_mut().expect("a busy key has a mailbox");
+        mailbox.push_input(time, bytes, input);
+    }
+
+    /// Starts a run of a key that has none; whether it ended at once. The caller accounts for its end.
+    #[inline]
+    fn begin<K>(&mut self, time: &T, key: KeyId, work: Work<B::Input>, fuel: &mut u32, sink: &mut K) -> bool
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        let state = &mut self.states[key.index()];
+        debug_assert!(state.mailbox.as_ref().is_none_or(|m| m.run.is_none()), "one run per key");
+        state.sequence += 1;
+        let head = RunHead {
+            key,
+            token: self.runs.vacant(),
+            sequence: state.sequence,
+            epoch: time.epoch(),
+            event_time: time.event_time(),
+            now: self.now,
+        };
+        if let Some(seal) = &mut self.seal {
+            seal.before_run(&mut self.behavior, key, time);
+        }
+        let notifying = matches!(work, Work::Notify { .. });
+        let progress = self.behavior.start(&head, work, fuel);
+        if E::KEYED {
+            self.collect(key);
+        }
+        match progress {
+            Progress::Done => {
+                if self.behavior.wants_control() {
+                    self.control_of_ended(key, time);
+                }
+                if let Some(seal) = &mut self.seal
+                    && self.behavior.take_changed()
+                {
+                    seal.changed(key, time);
+                }
+                true
+            }
+            Progress::Suspended(run) => {
+                self.keep(head, time, run, false, notifying, sink);
+                false
+            }
+            Progress::Yielded(run) => {
+                self.keep(head, time, run, true, notifying, sink);
+                false
+            }
+            Progress::Failed(failure) => {
+                self.fail(failure);
+                false
+            }
+        }
+    }
+
+    /// Keeps a run that has not ended.
+    fn keep<K>(&mut self, head: RunHead, time: &T, run: B::Run, ready: bool, notifying: bool, sink: &mut K)
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        let token = head.token;
+        let deadline = self.behavior.run_timeout().map(|limit| {
+            self.timers.add(self.now.saturating_add(limit.as_micros() as u64), Deadline::Run(token))
+        });
+        let active = ActiveRun { head, time: time.clone(), started: self.now, run, ready, notifying, calls: Vec::new(), deadline };
+        let placed = self.runs.insert(active);
+        debug_assert_eq!(placed, token, "the vacant token is the next");
+        let mailbox = &mut self.states[head.key.index()].mailbox;
+        mailbox.get_or_insert_with(|| Box::new(Mailbox::new(None))).run = Some(token);
+        if ready {
+            self.ready_runs.push_back(token);
+        }
+        if self.behavior.wants_control() {
+            self.control(token, sink);
+        }
+    }
+
+    /// Does what the steps of a run in flight have asked for.
+    fn control<K>(&mut self, token: RunToken, sink: &mut K)
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        let (cancelled, calls, timers, notifications) = self.behavior.effects(|effects| {
+            effects.control = false;
+            (
+                std::mem::take(&mut effects.cancelled),
+                std::mem::take(&mut effects.calls),
+                std::mem::take(&mut effects.timers),
+                std::mem::take(&mut effects.notifications),
+            )
+        });
+        for CallStart { task, call, timeout, job } in calls {
+            let name = CallRef { run: token, task, call };
+            let timer = timeout.map(|limit| {
+                let deadline = self.now.saturating_add(limit.as_micros() as u64);
+                self.timers.add(deadline, Deadline::Call(name, limit))
+            });
+            let run = self.runs.get_mut(token).expect("in flight");
+            run.calls.push(ActiveCall { task, call, timer, running: false, abort: None });
+            self.calls_waiting.push_back((name, job));
+        }
+        for timer in timers {
+            let name = CallRef { run: token, task: timer.task, call: timer.call };
+            let key = self.timers.add(timer.deadline, Deadline::Timer(name));
+            let run = self.runs.get_mut(token).expect("in flight");
+            run.calls.push(ActiveCall {
+                task: timer.task,
+                call: timer.call,
+                timer: Some(key),
+                running: false,
+                abort: None,
+            });
+        }
+        for (task, call) in cancelled {
+            self.forget_call(CallRef { run: token, task, call }, true);
+        }
+        self.start_calls(sink);
+        if !notifications.is_empty() {
+            let run = self.runs.get_mut(token).expect("in flight");
+            let (key, time) = (run.head.key, run.time.clone());
+            for epoch in notifications {
+                self.register(key, &time, epoch);
+            }
+        }
+    }
+
+    /// Does what a run that has ended asked for: of its calls nobody waits any more.
+    #[cold]
+    fn control_of_ended(&mut self, key: KeyId, time: &T) {
+        let notifications = self.behavior.effects(|effects| {
+            effects.control = false;
+            effects.calls.clear();
+            effects.timers.clear();
+            effects.cancelled.clear();
+            std::mem::take(&mut effects.notifications)
+        });
+        for epoch in notifications {
+            self.register(key, time, epoch);
+        }
+    }
+
+    /// Starts calls that wait, as far as the limit allows.
+    fn start_calls<K>(&mut self, sink: &mut K)
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        while self.calls_running < self.limits.concurrent_calls {
+            let Some((name, job)) = self.calls_waiting.pop_front() else { break };
+            let Some(run) = self.runs.get_mut(name.run) else { continue };
+            let Some(call) = run.calls.iter_mut().find(|c| c.task == name.task && c.call == name.call) else {
+                continue;
+            };
+            call.running = true;
+            call.abort = sink.spawn(name, job);
+            self.calls_running += 1;
+        }
+    }
+
+    /// Takes a call off the books; false when it was not on them.
+    fn forget_call(&mut self, name: CallRef, abort: bool) -> bool {
+        let Some(run) = self.runs.get_mut(name.run) else { return false };
+        let Some(at) = run.calls.iter().position(|c| c.task == name.task && c.call == name.call) else {
+            return false;
+        };
+        let call = run.calls.swap_remove(at);
+        self.release_call(call, abort);
+        true
+    }
+
+    fn release_call(&mut self, call: ActiveCall, abort: bool) {
+        if let Some(timer) = call.timer {
+            self.timers.cancel(timer);
+        }
+        if call.running {
+            self.calls_running -= 1;
+        }
+        if abort && let Some(handle) = call.abort {
+            handle.abort();
+        }
+    }
+
+    /// Registers that `key` is told of the end of `epoch`, or of its run's own when that is later.
+    fn register(&mut self, key: KeyId, time: &T, epoch: u64) {
+        let time = time.with_epoch(epoch);
+        let epoch = time.epoch();
+        if self.epoch.is_none_or(|open| epoch < open) {
+            self.open.add(&time, 1);
+            self.deliver_notification(key, time);
+        } else {
+            let registered = self
+                .notifications
+                .entry(epoch)
+                .or_insert_with(|| Registered { order: Vec::new(), keys: BTreeSet::new() });
+            if registered.keys.insert(key) {
+                self.open.add(&time, 1);
+                registered.order.push((key, time));
+            }
+        }
+    }
+
+    /// Puts a notification, which is open work already, into its key's mailbox.
+    fn deliver_notification(&mut self, key: KeyId, time: T) {
+        let mailbox =
+            self.states[key.index()].mailbox.get_or_insert_with(|| Box::new(Mailbox::new(None)));
+        if mailbox.push_notify(time.clone()) {
+            if mailbox.run.is_none() {
+                self.ready_keys.push_back(key);
+            }
+        } else {
+            self.open.remove(&time, 1);
+        }
+    }
+
+    /// Delivers something that came back.
+    pub fn complete<K>(&mut self, completion: Completion, sink: &mut K)
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        match completion {
+            Completion::Wake { run, task } => {
+                if let Some(active) = self.runs.get_mut(run) {
+                    if self.behavior.wake(&mut active.run, task) && !std::mem::replace(&mut active.ready, true) {
+                        self.ready_runs.push_back(run);
+                    }
+                } else {
+                    self.stats.late += 1;
+                }
+            }
+            Completion::Call { call, result } => {
+                self.end_call(call, result, false);
+                self.start_calls(sink);
+            }
+        }
+    }
+
+    fn end_call(&mut self, call: CallRef, result: CallResult, abort: bool) {
+        if self.phase != Phase::Open || !self.forget_call(call, abort) {
+            self.stats.late += 1;
+            return;
+        }
+        let active = self.runs.get_mut(call.run).expect("in flight");
+        if self.behavior.complete(&mut active.run, call, result) && !std::mem::replace(&mut active.ready, true) {
+            self.ready_runs.push_back(call.run);
+        }
+    }
+
+    fn fire_timers<K>(&mut self, sink: &mut K)
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        while let Some(deadline) = self.timers.pop_due(self.now) {
+            match deadline {
+                Deadline::Timer(call) => self.end_call(call, Ok(CallValue::Unit), false),
+                Deadline::Call(call, limit) => self.end_call(call, Err(CallFailure::Timeout(limit)), true),
+                Deadline::Run(token) => {
+                    if let Some(active) = self.runs.get_mut(token) {
+                        active.deadline = None;
+                        if self.behavior.expire(&mut active.run) && !std::mem::replace(&mut active.ready, true) {
+                            self.ready_runs.push_back(token);
+                        }
+                    }
+                }
+            }
+        }
+        self.start_calls(sink);
+    }
+
+    /// Runs what is ready, within `fuel`; seals closed epochs; flushes. Whether there is more to do now.
+    pub fn work<K>(&mut self, fuel: &mut u32, sink: &mut K) -> bool
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        if self.phase != Phase::Open {
+            return false;
+        }
+        self.fire_timers(sink);
+        while *fuel > 0 && self.phase == Phase::Open && self.step(fuel, sink) {}
+        if let Phase::Failed(_) = self.phase {
+            return false;
+        }
+        self.seal(sink);
+        self.flush(sink);
+        if self.epoch.is_none() && self.open.is_empty() {
+            self.behavior.drained();
+            self.shut(Phase::Closed);
+        }
+        self.has_work()
+    }
+
+    /// Runs one ready run or starts one; whether there was one.
+    fn step<K>(&mut self, fuel: &mut u32, sink: &mut K) -> bool
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        if let Some(token) = self.ready_runs.pop_front() {
+            self.resume(token, fuel, sink);
+            return true;
+        }
+        if self.runs.len() >= self.limits.runs_in_flight {
+            return false;
+        }
+        if let Some(key) = self.ready_keys.pop_front() {
+            self.start_next(key, fuel, sink);
+            return true;
+        }
+        let Some(Arrived { time, key, bytes, input }) = self.backlog.pop_front() else { return false };
+        if self.backlog.front().is_none_or(|next| next.time.epoch() > time.epoch()) {
+            self.ready_keys.extend(self.held_back.drain(..));
+        }
+        self.waiting_bytes -= bytes;
+        if self.states[key.index()].mailbox.is_some() {
+            self.wait(time, key, input);
+        } else {
+            self.stage(&time, sink);
+            if self.begin(&time, key, Work::Input(input), fuel, sink) {
+                self.stats.inline += 1;
+                self.ended(&time, key);
+            }
+        }
+        true
+    }
+
+    fn resume<K>(&mut self, token: RunToken, fuel: &mut u32, sink: &mut K)
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        let Some(active) = self.runs.get_mut(token) else { return };
+        active.ready = false;
+        active.head.now = self.now;
+        let head = active.head;
+        if self.staged.as_ref() != Some(&active.time) {
+            let time = active.time.clone();
+            self.stage(&time, sink);
+        }
+        let run = &mut self.runs.get_mut(token).expect("in flight").run;
+        let progress = self.behavior.resume(&head, run, fuel);
+        if E::KEYED {
+            self.collect(head.key);
+        }
+        match progress {
+            Progress::Done => {
+                if self.behavior.wants_control() {
+                    self.control(token, sink);
+                }
+                let active = self.runs.remove(token).expect("in flight");
+                for call in active.calls {
+                    self.release_call(call, true);
+                }
+                if let Some(deadline) = active.deadline {
+                    self.timers.cancel(deadline);
+                }
+                if let Some(seal) = &mut self.seal
+                    && self.behavior.take_changed()
+                {
+                    seal.changed(head.key, &active.time);
+                }
+                self.start_calls(sink);
+                self.stats.record(self.now.saturating_sub(active.started).saturating_mul(1000), 1);
+                self.ended(&active.time, head.key);
+            }
+            Progress::Suspended(()) | Progress::Yielded(()) => {
+                if matches!(progress, Progress::Yielded(())) {
+                    self.runs.get_mut(token).expect("in flight").ready = true;
+                    self.ready_runs.push_back(token);
+                }
+                if self.behavior.wants_control() {
+                    self.control(token, sink);
+                }
+            }
+            Progress::Failed(failure) => self.fail(failure),
+        }
+    }
+
+    /// Starts the next work of a key's mailbox.
+    fn start_next<K>(&mut self, key: KeyId, fuel: &mut u32, sink: &mut K)
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        let Some(mailbox) = &mut self.states[key.index()].mailbox else { return };
+        if mailbox.run.is_some() {
+            return;
+        }
+        if let Some(Waiting::Notify { time }) = mailbox.waiting.front()
+            && self.backlog.front().is_some_and(|next| next.time.epoch() <= time.epoch())
+        {
+            self.held_back.push(key);
+            return;
+        }
+        let Some(waiting) = mailbox.waiting.pop_front() else { return };
+        let (time, work) = match waiting {
+            Waiting::Input { time, bytes, input } => {
+                self.waiting_bytes -= bytes;
+                (time, Work::Input(input))
+            }
+            Waiting::Notify { time } => {
+                let epoch = time.epoch();
+                (time, Work::Notify { epoch })
+            }
+        };
+        self.stage(&time, sink);
+        if self.begin(&time, key, work, fuel, sink) {
+            self.ended(&time, key);
+        }
+    }
+
+    /// Ends a run, for all runs that did not end within the batch that brought them.
+    fn ended(&mut self, time: &T, key: KeyId) {
+        self.stats.runs += 1;
+        self.open.remove(time, 1);
+        let state = &mut self.states[key.index()];
+        if let Some(mailbox) = &mut state.mailbox {
+            mailbox.run = None;
+            if mailbox.waiting.is_empty() {
+                state.mailbox = None;
+            } else {
+                self.ready_keys.push_back(key);
+            }
+        }
+    }
+
+    /// Makes `time` the time of what is staged; what is staged for another goes out first.
+    #[inline]
+    fn stage<K>(&mut self, time: &T, sink: &mut K)
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        if self.staged.as_ref() != Some(time) {
+            self.flush(sink);
+            self.staged = Some(time.clone());
+        }
+    }
+
+    fn collect(&mut self, key: KeyId) {
+        let keys = self.index.keys();
+        let keys = keys.borrow();
+        let items = &mut self.items;
+        self.behavior
+            .effects(|effects| items.extend(effects.outputs.drain(..).map(|o| E::item(&keys[key.index()], o))));
+    }
+
+    fn flush<K>(&mut self, sink: &mut K)
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        let Some(time) = self.staged.take() else { return };
+        let items = &mut self.items;
+        self.behavior.effects(|effects| {
+            if !E::KEYED {
+                E::swap(&mut effects.outputs, items);
+            }
+            if !items.is_empty() {
+                sink.outputs(&time, items);
+            }
+            if !E::KEYED {
+                E::swap(&mut effects.outputs, items);
+            }
+            if !effects.tagged.is_empty() {
+                sink.tagged(&time, &mut effects.tagged);
+            }
+        });
+    }
+
+    fn seal<K>(&mut self, sink: &mut K)
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        if let Some(seal) = &mut self.seal {
+            let closed = |e: u64| self.epoch.is_none_or(|open| e < open);
+            let done = |e: u64| self.open.least_epoch().is_none_or(|open| e < open);
+            seal.close(&mut self.behavior, |e| closed(e) && done(e), |time, facts| sink.facts(time, facts));
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        tracing::error!(%failure, "an agent stops its job");
+        self.shut(Phase::Failed(failure));
+    }
+
+    /// Ends the behavior; late completions are refused from here on.
+    fn shut(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.queue.close();
+        self.behavior.close();
+    }
+
+    /// Whether [`Driver::work`] would find something to do without anything else happening.
+    pub fn has_work(&self) -> bool {
+        self.phase == Phase::Open
+            && (!self.ready_runs.is_empty()
+                || self.runs.len() < self.limits.runs_in_flight
+                    && (!self.ready_keys.is_empty() || !self.backlog.is_empty()))
+    }
+
+    /// Writes the least times at which work is open to `into` if they may have changed since last asked.
+    pub fn minimal(&mut self, into: &mut Vec<T>) -> bool {
+        let changed = self.open.take_changed();
+        if changed {
+            self.open.minimal(into);
+        }
+        changed
+    }
+
+    /// Writes the least times at which facts may still come to `into`; whether they may have changed.
+    pub fn minimal_facts(&mut self, into: &mut Vec<T>) -> bool {
+        let Some(seal) = &mut self.seal else { return false };
+        seal.minimal(&self.open, into);
+        true
+    }
+
+    /// When the next timer is due, in microseconds of the clock.
+    pub fn next_deadline(&self) -> Option<u64> {
+        if self.phase == Phase::Open { self.timers.next_deadline() } else { None }
+    }
+
+    /// What is held.
+    pub fn load(&self) -> Load {
+        Load {
+            runs: self.runs.len(),
+            waiting_bytes: self.waiting_bytes,
+            ahead_bytes: self.ahead_bytes,
+            open_times: self.open.times(),
+            epoch: self.epoch,
+        }
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What has been done.
+    pub fn stats(&self) -> &RunStats {
+        &self.stats
+    }
+
+    /// Notes how long runs that never waited took, as a mean over a batch of them.
+    pub fn record_inline(&mut self, mean_ns: u64, runs: u64) {
+        self.stats.record(mean_ns, runs);
+    }
+
+    /// Why the job must stop, if it must.
+    pub fn failure(&self) -> Option<&Failure> {
+        match &self.phase {
+            Phase::Failed(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
+    /// Whether the input has ended and all work is done.
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// Work that waits for a key: whether a run is in flight, and how much waits behind it.
+    pub fn mailbox(&self, key: &B::Key) -> (bool, usize) {
+        self.index
+            .find(key)
+            .and_then(|id| self.states[id.index()].mailbox.as_ref())
+            .map_or((false, 0), |m| (m.run.is_some(), m.waiting.len()))
+    }
+
+    /// The id of a key that has been seen.
+    pub fn key_id(&self, key: &B::Key) -> Option<KeyId> {
+        self.index.find(key)
+    }
+
+    /// The behavior.
+    pub fn behavior(&mut self) -> &mut B {
+        &mut self.behavior
+    }
+
+    /// Whether a run in flight is one of a notification; for tests.
+    pub fn notifying(&mut self, token: RunToken) -> bool {
+        self.runs.get_mut(token).is_some_and(|run| run.notifying)
+    }
+}
+
+impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Drop for Driver<T, B, E> {
+    /// A driver that is dropped before its end, as when construction fails, still closes its behavior.
+    fn drop(&mut self) {
+        if self.phase == Phase::Open {
+            self.shut(Phase::Closed);
+        }
+    }
+}

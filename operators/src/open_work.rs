@@ -1,0 +1,178 @@
+//! Unfinished work by time, and the least times of it (rule S5).
+//!
+//! An operator may hold a capability for every open time, but each change of the least one then costs
+//! timely a scan of all. So one capability per *minimal* open time is held, and this is the count of
+//! what is open, from which those times follow.
+//!
+//! # Invariants
+//! - Every count is positive: a time without work is not open.
+//! - [`OpenWork::minimal`] is an antichain, and each open time is at or beyond one of its elements.
+//!
+//! Not here: capabilities (`capabilities`), which only the operator holds.
+
+use std::collections::BTreeMap;
+
+use crate::time::{EpochTime, TimeOrder};
+
+/// Counts of unfinished work by time.
+#[derive(Debug)]
+pub struct OpenWork<T> {
+    epochs: BTreeMap<u64, BTreeMap<T, u64>>,
+    times: usize,
+    changed: bool,
+}
+
+impl<T> Default for OpenWork<T> {
+    fn default() -> Self {
+        OpenWork { epochs: BTreeMap::new(), times: 0, changed: false }
+    }
+}
+
+impl<T: EpochTime> OpenWork<T> {
+    /// Counts `n` more pieces of work at `time`.
+    pub fn add(&mut self, time: &T, n: u64) {
+        if n == 0 {
+            return;
+        }
+        let epoch = self.epochs.entry(time.epoch()).or_default();
+        match epoch.get_mut(time) {
+            Some(count) => *count += n,
+            None => {
+                epoch.insert(time.clone(), n);
+                self.times += 1;
+                self.changed = true;
+            }
+        }
+    }
+
+    /// Takes away `n` finished pieces of work at `time`.
+    ///
+    /// # Panics
+    /// When fewer than `n` are open there: work would end twice.
+    pub fn remove(&mut self, time: &T, n: u64) {
+        if n == 0 {
+            return;
+        }
+        let epoch = self.epochs.get_mut(&time.epoch()).expect("work ends at an open epoch");
+        let count = epoch.get_mut(time).expect("work ends at an open time");
+        *count = count.checked_sub(n).expect("work ends once");
+        if *count == 0 {
+            epoch.remove(time);
+            if epoch.is_empty() {
+                self.epochs.remove(&time.epoch());
+            }
+            self.times -= 1;
+            self.changed = true;
+        }
+    }
+
+    /// Takes away all work of an epoch.
+    pub fn clear_epoch(&mut self, epoch: u64) {
+        if let Some(times) = self.epochs.remove(&epoch) {
+            self.times -= times.len();
+            self.changed = true;
+        }
+    }
+
+    /// Whether nothing is open.
+    pub fn is_empty(&self) -> bool {
+        self.times == 0
+    }
+
+    /// The number of distinct open times.
+    pub fn times(&self) -> usize {
+        self.times
+    }
+
+    /// The least open epoch.
+    pub fn least_epoch(&self) -> Option<u64> {
+        self.epochs.first_key_value().map(|(epoch, _)| *epoch)
+    }
+
+    /// Whether the set of open times has changed since this was last asked.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Writes the minimal open times to `into`, replacing what it holds.
+    pub fn minimal(&self, into: &mut Vec<T>) {
+        into.clear();
+        match T::ORDER {
+            TimeOrder::Total => {
+                into.extend(self.epochs.values().next().and_then(|times| times.keys().next()).cloned());
+            }
+            TimeOrder::TotalWithinEpoch => {
+                for times in self.epochs.values() {
+                    into.extend(times.keys().next().filter(|t| !dominated(into, t)).cloned());
+                }
+            }
+            TimeOrder::Partial => {
+                for time in self.epochs.values().flat_map(BTreeMap::keys) {
+                    if !dominated(into, time) {
+                        into.retain(|t| !time.less_equal(t));
+                        into.push(time.clone());
+                    }
+                }
+            }
+        }
+        debug_assert!(into.iter().all(|a| into.iter().all(|b| a == b || !a.less_equal(b))), "an antichain");
+    }
+}
+
+fn dominated<T: EpochTime>(minimal: &[T], time: &T) -> bool {
+    minimal.iter().any(|m| m.less_equal(time))
+}
+
+#[cfg(test)]
+mod tests {
+    use timely::order::Product;
+
+    use super::*;
+    use crate::time::Stamp;
+
+    fn minimal<T: EpochTime>(open: &OpenWork<T>) -> Vec<T> {
+        let mut times = Vec::new();
+        open.minimal(&mut times);
+        times
+    }
+
+    #[test]
+    fn total_orders_have_one_least_time() {
+        let mut open = OpenWork::default();
+        for time in [7u64, 3, 9, 3] {
+            open.add(&time, 1);
+        }
+        assert_eq!(minimal(&open), [3]);
+        open.remove(&3, 1);
+        assert_eq!(minimal(&open), [3], "one of two is still open");
+        open.remove(&3, 1);
+        assert_eq!(minimal(&open), [7]);
+        assert_eq!(open.times(), 2);
+    }
+
+    #[test]
+    fn stamps_have_an_antichain() {
+        let mut open = OpenWork::default();
+        for (epoch, event) in [(1, 50), (2, 40), (2, 45), (3, 60), (4, 10)] {
+            open.add(&Stamp::new(epoch, event), 1);
+        }
+        assert_eq!(minimal(&open), [Stamp::new(1, 50), Stamp::new(2, 40), Stamp::new(4, 10)]);
+    }
+
+    #[test]
+    fn products_have_an_antichain() {
+        let mut open = OpenWork::default();
+        for (outer, inner) in [(0u64, 5u64), (0, 3), (1, 1), (1, 4)] {
+            open.add(&Product::new(outer, inner), 1);
+        }
+        assert_eq!(minimal(&open), [Product::new(0, 3), Product::new(1, 1)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "work ends once")]
+    fn work_does_not_end_twice() {
+        let mut open = OpenWork::default();
+        open.add(&1u64, 1);
+        open.remove(&1, 2);
+    }
+}

@@ -1,0 +1,278 @@
+//! The keyed mailbox operator: a [`Driver`] inside a timely dataflow.
+//!
+//! This is the rim: it exchanges, reads the frontier and the clock, holds capabilities, starts calls and
+//! ships what the driver gives. Ports beyond the first exist only where somebody uses them, for each costs
+//! every epoch about a microsecond.
+//!
+//! # Each activation
+//! Advance to the input's frontier; drain inputs, retaining a capability first where none is held at or
+//! before their time; drain completions; work within fuel; lower capabilities to the least open times;
+//! ask to be activated again at once if fuel ran out, and at the next deadline.
+
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::ParallelizationContract;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::OutputBuilderSession;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{Stream, StreamVec};
+use tokio::task::AbortHandle;
+
+use crate::behavior::{Behavior, CallJob, Failure};
+use crate::capabilities::Held;
+use crate::clock::Clock;
+use crate::completion::{CallRef, CompletionQueue};
+use crate::driver::{Driver, Emission, Intake, Load, Sink};
+use crate::fact::Fact;
+use crate::group::KeyGroups;
+use crate::limits::Limits;
+use crate::runtime::{self, Caller};
+use crate::stats::RunStats;
+use crate::time::EpochTime;
+
+/// How an operator is set up.
+pub struct Options {
+    /// Its name in timely's logs.
+    pub name: String,
+    /// Bounds of what it holds.
+    pub limits: Limits,
+    /// The job's key groups.
+    pub groups: KeyGroups,
+    /// Whether the tagged port exists.
+    pub tagged: bool,
+    /// Whether the facts port exists.
+    pub facts: bool,
+    /// Its clock.
+    pub clock: Clock,
+    /// Told, once, when the operator fails; it is inert from then on and keeps its capabilities.
+    pub on_failure: Rc<dyn Fn(&Failure)>,
+    /// Where what it has done is added when it ends.
+    pub stats: Option<Arc<Mutex<RunStats>>>,
+    /// Told, after each activation, what it holds.
+    pub on_load: Option<Box<dyn Fn(Load)>>,
+}
+
+impl Options {
+    /// The defaults for an operator called `name`.
+    pub fn new(name: impl Into<String>, on_failure: Rc<dyn Fn(&Failure)>) -> Self {
+        Options {
+            name: name.into(),
+            limits: Limits::default(),
+            groups: KeyGroups::default(),
+            tagged: false,
+            facts: false,
+            clock: Clock::system(),
+            on_failure,
+            stats: None,
+            on_load: None,
+        }
+    }
+}
+
+/// The streams of a keyed mailbox operator.
+pub struct Streams<'scope, T: EpochTime, O: 'static, S: 'static> {
+    /// What runs output.
+    pub output: StreamVec<'scope, T, O>,
+    /// The tagged port, if asked for.
+    pub tagged: Option<StreamVec<'scope, T, S>>,
+    /// The facts port, if asked for.
+    pub facts: Option<StreamVec<'scope, T, Fact<T>>>,
+}
+
+type Port<T, D> = OutputBuilder<T, CapacityContainerBuilder<Vec<D>>>;
+type PortSession<'a, T, D> = OutputBuilderSession<'a, T, CapacityContainerBuilder<Vec<D>>>;
+
+/// Builds the operator. `pact` must bring every key to one worker; `intake` finds keys; `E` says whether
+/// outputs carry them on.
+pub fn keyed_mailbox<'scope, T, V, P, N, B, E>(
+    stream: StreamVec<'scope, T, V>,
+    pact: P,
+    intake: N,
+    behavior: B,
+    options: Options,
+) -> Streams<'scope, T, E::Item, B::Tagged>
+where
+    T: EpochTime,
+    V: 'static,
+    P: ParallelizationContract<T, Vec<V>>,
+    N: Intake<V, Key = B::Key, Input = B::Input> + 'static,
+    B: Behavior,
+    E: Emission<B::Key, B::Output>,
+{
+    let Options { name, limits, groups, tagged, facts, clock, on_failure, stats, on_load } = options;
+    let scope = stream.scope();
+    let worker = scope.worker();
+    let (index, peers) = (worker.index(), worker.peers());
+    let mut builder = OperatorBuilder::new(name, scope);
+    let address = builder.operator_info().address;
+    let activator = worker.activator_for(Rc::clone(&address));
+    let queue = CompletionQueue::new(Some(worker.sync_activator_for(address.to_vec())));
+
+    let mut input = builder.new_input(stream, pact);
+    let (port, output) = builder.new_output();
+    let mut output_port: Port<T, E::Item> = OutputBuilder::from(port);
+    let (mut tagged_port, tagged_stream) = optional_port::<T, B::Tagged>(&mut builder, tagged);
+    let (mut facts_port, facts_stream) = optional_port::<T, Fact<T>>(&mut builder, facts);
+    let facts_index = 1 + usize::from(tagged);
+
+    builder.build(move |initial| {
+        let opened = Driver::<T, B, E>::new(behavior, limits, groups, queue.clone(), index, peers, facts)
+            .and_then(|driver| Ok((driver, caller(&queue)?)));
+        let (mut driver, caller, kept) = match opened {
+            Ok((driver, caller)) => (Some(driver), Some(caller), Vec::new()),
+            Err(failure) => {
+                on_failure(&failure);
+                // Inert: the initial capabilities stay, for nothing of this operator will ever be done.
+                (None, None, initial)
+            }
+        };
+        // Data and tagged items wait for unfinished work, facts also for changes that are not sealed.
+        let mut held = Held::new(if tagged { 0..2 } else { 0..1 });
+        let mut held_facts = Held::new(facts.then_some(facts_index));
+        let mut minimal = Vec::new();
+        let mut armed: Option<u64> = None;
+        let mut reported = false;
+
+        move |frontiers| {
+            let (Some(driver), Some(caller)) = (&mut driver, &caller) else {
+                input.for_each(|_, data| data.clear());
+                debug_assert!(!kept.is_empty(), "kept for ever");
+                return;
+            };
+            let before = clock.now_ns();
+            let now = before / 1000;
+            let inline_before = driver.stats().inline;
+            driver.tick(now);
+            driver.advance(frontiers[0].frontier().iter().map(EpochTime::epoch).min());
+
+            let mut fuel = driver.limits().fuel;
+            let more;
+            {
+                let mut ports = Ports {
+                    held: &mut held,
+                    held_facts: &mut held_facts,
+                    facts_index,
+                    output: output_port.activate(),
+                    tagged: tagged_port.as_mut().map(OutputBuilder::activate),
+                    facts: facts_port.as_mut().map(OutputBuilder::activate),
+                    caller,
+                };
+                input.for_each_time(|capability, batches| {
+                    ports.retain(&capability);
+                    for batch in batches {
+                        driver.input(&intake, capability.time(), batch, &mut fuel, &mut ports);
+                    }
+                });
+                queue.drain(|completion| driver.complete(completion, &mut ports));
+                more = driver.work(&mut fuel, &mut ports);
+            }
+            let inline = driver.stats().inline - inline_before;
+            if inline > 0 {
+                driver.record_inline((clock.now_ns() - before) / inline, inline);
+            }
+            if driver.minimal(&mut minimal) {
+                held.settle(&minimal);
+            }
+            if driver.minimal_facts(&mut minimal) {
+                held_facts.settle(&minimal);
+            }
+            if more {
+                activator.activate();
+            }
+            armed = armed.filter(|at| *at > now);
+            if let Some(deadline) = driver.next_deadline()
+                && armed.is_none_or(|at| deadline < at)
+            {
+                activator.activate_after(clock.until(deadline));
+                armed = Some(deadline);
+            }
+            if let Some(on_load) = &on_load {
+                on_load(driver.load());
+            }
+            if !reported && (driver.failure().is_some() || driver.is_closed()) {
+                reported = true;
+                if let Some(stats) = &stats
+                    && let Ok(mut stats) = stats.lock()
+                {
+                    stats.merge(driver.stats());
+                }
+                if let Some(failure) = driver.failure() {
+                    on_failure(failure);
+                }
+            }
+        }
+    });
+    Streams { output, tagged: tagged_stream, facts: facts_stream }
+}
+
+fn caller(queue: &CompletionQueue) -> Result<Caller, Failure> {
+    let handle = runtime::handle().map_err(|error| Failure {
+        agent: String::new(),
+        action: "open".into(),
+        key: String::new(),
+        epoch: 0,
+        message: format!("the runtime for calls cannot start: {error}"),
+    })?;
+    Ok(Caller::new(handle, queue.clone()))
+}
+
+#[expect(clippy::type_complexity, reason = "a port and its stream, both or neither")]
+fn optional_port<'scope, T: EpochTime, D: 'static>(
+    builder: &mut OperatorBuilder<'scope, T>,
+    wanted: bool,
+) -> (Option<Port<T, D>>, Option<Stream<'scope, T, Vec<D>>>) {
+    if wanted {
+        let (port, stream) = builder.new_output();
+        (Some(OutputBuilder::from(port)), Some(stream))
+    } else {
+        (None, None)
+    }
+}
+
+/// The ports of one activation, as the driver's sink.
+struct Ports<'a, 'h, T: EpochTime, O: 'static, S: 'static> {
+    held: &'h mut Held<T>,
+    held_facts: &'h mut Held<T>,
+    facts_index: usize,
+    output: PortSession<'a, T, O>,
+    tagged: Option<PortSession<'a, T, S>>,
+    facts: Option<PortSession<'a, T, Fact<T>>>,
+    caller: &'h Caller,
+}
+
+impl<T: EpochTime, O: 'static, S: 'static> Ports<'_, '_, T, O, S> {
+    fn retain(&mut self, capability: &timely::dataflow::operators::InputCapability<T>) {
+        self.held.retain(capability);
+        self.held_facts.retain(capability);
+    }
+}
+
+impl<T: EpochTime, O: 'static, S: 'static> Sink<T, O, S> for Ports<'_, '_, T, O, S> {
+    fn outputs(&mut self, time: &T, items: &mut Vec<O>) {
+        let capability = self.held.at(0, time);
+        self.output.session(&capability).give_container(items);
+        items.clear();
+    }
+
+    fn tagged(&mut self, time: &T, items: &mut Vec<S>) {
+        if let Some(tagged) = &mut self.tagged {
+            let capability = self.held.at(1, time);
+            tagged.session(&capability).give_container(items);
+        }
+        items.clear();
+    }
+
+    fn facts(&mut self, time: &T, facts: &mut Vec<Fact<T>>) {
+        if let Some(port) = &mut self.facts {
+            let capability = self.held_facts.at(self.facts_index, time);
+            port.session(&capability).give_container(facts);
+        }
+        facts.clear();
+    }
+
+    fn spawn(&mut self, call: CallRef, job: CallJob) -> Option<AbortHandle> {
+        Some(self.caller.spawn(call, job))
+    }
+}

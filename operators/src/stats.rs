@@ -1,0 +1,51 @@
+//! What an operator has done, counted per worker and merged at the end.
+
+use std::fmt::{self, Debug, Formatter};
+
+use hdrhistogram::Histogram;
+
+/// Counts of runs and how long they took.
+#[derive(Clone)]
+pub struct RunStats {
+    /// Runs that have ended.
+    pub runs: u64,
+    /// Of them, runs that ended in the activation that brought their input.
+    pub inline: u64,
+    /// Completions for runs that had ended, or for an operator that had.
+    pub late: u64,
+    /// Nanoseconds from the start of a run to its end. Runs that never wait are timed per batch.
+    pub latency_ns: Histogram<u64>,
+}
+
+impl Default for RunStats {
+    fn default() -> Self {
+        let latency_ns = Histogram::new(2).expect("two significant digits are allowed");
+        RunStats { runs: 0, inline: 0, late: 0, latency_ns }
+    }
+}
+
+impl RunStats {
+    /// Notes that `runs` runs took about `ns` nanoseconds each.
+    pub fn record(&mut self, ns: u64, runs: u64) {
+        self.latency_ns.saturating_record_n(ns.max(1), runs);
+    }
+
+    /// Adds what another worker has counted.
+    pub fn merge(&mut self, other: &RunStats) {
+        self.runs += other.runs;
+        self.inline += other.inline;
+        self.late += other.late;
+        // Both histograms resize themselves: every value fits.
+        let _ = self.latency_ns.add(&other.latency_ns);
+    }
+}
+
+impl Debug for RunStats {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunStats")
+            .field("runs", &self.runs)
+            .field("inline", &self.inline)
+            .field("late", &self.late)
+            .finish_non_exhaustive()
+    }
+}
