@@ -1,2 +1,42 @@
 //! Event-driven agents as operators of timely dataflows.
 #![forbid(unsafe_code)]
+
+mod action;
+mod agent;
+mod behavior;
+mod call;
+mod core;
+mod counter;
+mod ctx;
+mod environment;
+mod error;
+mod event;
+mod memory;
+mod operator;
+mod plan;
+mod policy;
+mod resource;
+mod run;
+mod side;
+mod stats;
+mod tagged;
+
+pub use crate::action::ActionOptions;
+pub use crate::agent::{Agent, Input, Place};
+pub use crate::call::{Call, Sleep};
+pub use crate::counter::Counter;
+pub use crate::ctx::{Ctx, Paths};
+pub use crate::error::{CallError, Error, NotifyError};
+pub use crate::event::{AnyEvent, DynamicEvent, Event, Notification, names};
+pub use crate::memory::{PathError, Remembered, Slot};
+pub use crate::operator::{AgentStream, AgentStreams, KeyedStream, agent_with_facts};
+pub use crate::plan::{BuildError, BuildErrors, Plan};
+pub use crate::policy::{Exhausted, Policy, Retry};
+pub use crate::side::Tag;
+pub use crate::stats::{ActionStats, AgentStats};
+pub use crate::tagged::{DeadLetter, EventRecord, SentEvent};
+
+/// What programs with agents use.
+pub mod prelude {
+    pub use crate::{Agent, AgentStream, Ctx, DynamicEvent, Event, Exhausted, Notification, Policy, Retry, Slot};
+}

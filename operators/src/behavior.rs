@@ -19,6 +19,7 @@
 //! 7. `open` comes first, then runs, then `drained`, then `close`; `close` comes once, also after a failure
 //!    and when construction fails half-way *(kept by the driver)*.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::future::Future;
 use std::pin::Pin;
@@ -101,6 +102,8 @@ pub struct CallStart {
     pub task: u32,
     /// The call within the task.
     pub call: u32,
+    /// What it is called, for people.
+    pub name: Cow<'static, str>,
     /// How long it may take.
     pub timeout: Option<Duration>,
     /// What to do.
@@ -124,8 +127,6 @@ pub struct Effects<O, S> {
     pub outputs: Vec<O>,
     /// Items for the tagged port.
     pub tagged: Vec<S>,
-    /// Whether any of the lists below is not empty.
-    pub control: bool,
     /// Calls to start.
     pub calls: Vec<CallStart>,
     /// Deadlines to watch.
@@ -141,7 +142,6 @@ impl<O, S> Default for Effects<O, S> {
         Effects {
             outputs: Vec::new(),
             tagged: Vec::new(),
-            control: false,
             calls: Vec::new(),
             timers: Vec::new(),
             cancelled: Vec::new(),

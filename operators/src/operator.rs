@@ -9,8 +9,8 @@
 //! before their time; drain completions; work within fuel; lower capabilities to the least open times;
 //! ask to be activated again at once if fuel ran out, and at the next deadline.
 
+use std::borrow::Cow;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::ParallelizationContract;
@@ -48,8 +48,8 @@ pub struct Options {
     pub clock: Clock,
     /// Told, once, when the operator fails; it is inert from then on and keeps its capabilities.
     pub on_failure: Rc<dyn Fn(&Failure)>,
-    /// Where what it has done is added when it ends.
-    pub stats: Option<Arc<Mutex<RunStats>>>,
+    /// Told, once, what it has done when it ends.
+    pub on_end: Option<Box<dyn Fn(&RunStats)>>,
     /// Told, after each activation, what it holds.
     pub on_load: Option<Box<dyn Fn(Load)>>,
 }
@@ -65,7 +65,7 @@ impl Options {
             facts: false,
             clock: Clock::system(),
             on_failure,
-            stats: None,
+            on_end: None,
             on_load: None,
         }
     }
@@ -101,7 +101,7 @@ where
     B: Behavior,
     E: Emission<B::Key, B::Output>,
 {
-    let Options { name, limits, groups, tagged, facts, clock, on_failure, stats, on_load } = options;
+    let Options { name, limits, groups, tagged, facts, clock, on_failure, on_end, on_load } = options;
     let scope = stream.scope();
     let worker = scope.worker();
     let (index, peers) = (worker.index(), worker.peers());
@@ -193,10 +193,8 @@ where
             }
             if !reported && (driver.failure().is_some() || driver.is_closed()) {
                 reported = true;
-                if let Some(stats) = &stats
-                    && let Ok(mut stats) = stats.lock()
-                {
-                    stats.merge(driver.stats());
+                if let Some(on_end) = &on_end {
+                    on_end(driver.stats());
                 }
                 if let Some(failure) = driver.failure() {
                     on_failure(failure);
@@ -272,7 +270,7 @@ impl<T: EpochTime, O: 'static, S: 'static> Sink<T, O, S> for Ports<'_, '_, T, O,
         facts.clear();
     }
 
-    fn spawn(&mut self, call: CallRef, job: CallJob) -> Option<AbortHandle> {
+    fn spawn(&mut self, call: CallRef, _: Cow<'static, str>, job: CallJob) -> Option<AbortHandle> {
         Some(self.caller.spawn(call, job))
     }
 }

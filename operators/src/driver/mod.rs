@@ -25,6 +25,7 @@ mod mailbox;
 mod seal;
 mod shape;
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -55,7 +56,7 @@ pub trait Sink<T, O, S> {
     /// Facts as of `time`.
     fn facts(&mut self, time: &T, facts: &mut Vec<Fact<T>>);
     /// Starts a call off the worker; its end comes through the completion queue.
-    fn spawn(&mut self, call: CallRef, job: CallJob) -> Option<AbortHandle>;
+    fn spawn(&mut self, call: CallRef, name: Cow<'static, str>, job: CallJob) -> Option<AbortHandle>;
 }
 
 /// How much an operator holds on one worker.
@@ -153,7 +154,7 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     held_back: Vec<KeyId>,
     timers: Timers<Deadline>,
     calls_running: usize,
-    calls_waiting: VecDeque<(CallRef, CallJob)>,
+    calls_waiting: VecDeque<(CallRef, Cow<'static, str>, CallJob)>,
 
     /// The time of what is staged in `items` and in the behavior's effects.
     staged: Option<T>,
@@ -410,7 +411,6 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         K: Sink<T, E::Item, B::Tagged>,
     {
         let (cancelled, calls, timers, notifications) = self.behavior.effects(|effects| {
-            effects.control = false;
             (
                 std::mem::take(&mut effects.cancelled),
                 std::mem::take(&mut effects.calls),
@@ -418,7 +418,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 std::mem::take(&mut effects.notifications),
             )
         });
-        for CallStart { task, call, timeout, job } in calls {
+        for CallStart { task, call, name: called, timeout, job } in calls {
             let name = CallRef { run: token, task, call };
             let timer = timeout.map(|limit| {
                 let deadline = self.now.saturating_add(limit.as_micros() as u64);
@@ -426,7 +426,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             });
             let run = self.runs.get_mut(token).expect("in flight");
             run.calls.push(ActiveCall { task, call, timer, running: false, abort: None });
-            self.calls_waiting.push_back((name, job));
+            self.calls_waiting.push_back((name, called, job));
         }
         for timer in timers {
             let name = CallRef { run: token, task: timer.task, call: timer.call };
@@ -457,7 +457,6 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     #[cold]
     fn control_of_ended(&mut self, key: KeyId, time: &T) {
         let notifications = self.behavior.effects(|effects| {
-            effects.control = false;
             effects.calls.clear();
             effects.timers.clear();
             effects.cancelled.clear();
@@ -474,13 +473,13 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         K: Sink<T, E::Item, B::Tagged>,
     {
         while self.calls_running < self.limits.concurrent_calls {
-            let Some((name, job)) = self.calls_waiting.pop_front() else { break };
+            let Some((name, called, job)) = self.calls_waiting.pop_front() else { break };
             let Some(run) = self.runs.get_mut(name.run) else { continue };
             let Some(call) = run.calls.iter_mut().find(|c| c.task == name.task && c.call == name.call) else {
                 continue;
             };
             call.running = true;
-            call.abort = sink.spawn(name, job);
+            call.abort = sink.spawn(name, called, job);
             self.calls_running += 1;
         }
     }

@@ -1,6 +1,7 @@
 //! How keys come with inputs and go with outputs, resolved at compile time.
 
 use std::marker::PhantomData;
+use std::rc::Rc;
 
 /// How an item of a stream gives its key and its input.
 pub trait Intake<V> {
@@ -16,13 +17,13 @@ pub trait Intake<V> {
 
 /// The key lies in the value: selected by reference, never cloned.
 pub struct ByRef<F, K> {
-    select: F,
+    select: Rc<F>,
     key: PhantomData<fn() -> K>,
 }
 
 impl<F, K> ByRef<F, K> {
     /// Keys that `select` finds in values.
-    pub fn new(select: F) -> Self {
+    pub fn new(select: Rc<F>) -> Self {
         ByRef { select, key: PhantomData }
     }
 }

@@ -1,0 +1,159 @@
+//! Waits of an action: calls to the outside, and sleeps.
+
+use std::borrow::Cow;
+use std::fmt::{self, Debug, Formatter};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use timely_agents_operators::behavior::CallJob;
+use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
+
+use crate::core::{CallCell, Common, TaskCell};
+use crate::error::CallError;
+
+enum State {
+    Declared(CallJob),
+    Waiting { call: u32, cell: Rc<CallCell> },
+    Over,
+}
+
+/// A call to the outside, made by `Ctx::durable` or `Ctx::call` and their blocking forms.
+///
+/// It starts when it is first polled, so it can be configured first; its place in the run was taken when
+/// it was made. Dropping it before its end abandons it, and aborts it where it runs.
+#[must_use = "a call starts when it is awaited"]
+pub struct Call<R> {
+    common: Rc<Common>,
+    task: Rc<TaskCell>,
+    name: Cow<'static, str>,
+    timeout: Option<Duration>,
+    position: u32,
+    decode: fn(CallValue) -> Result<R, CallFailure>,
+    state: State,
+}
+
+impl<R> Call<R> {
+    pub(crate) fn new(
+        common: &Rc<Common>,
+        task: &Rc<TaskCell>,
+        name: Cow<'static, str>,
+        job: CallJob,
+        decode: fn(CallValue) -> Result<R, CallFailure>,
+    ) -> Self {
+        Call {
+            common: Rc::clone(common),
+            task: Rc::clone(task),
+            name,
+            timeout: common.call_timeout,
+            position: crate::core::next(&task.positions),
+            decode,
+            state: State::Declared(job),
+        }
+    }
+
+    /// How long the call may take. The agent's `call_timeout` unless said here.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// The call's place among the calls of its action, from 0: taken when the call was made, not when polled.
+    pub fn position(&self) -> u32 {
+        self.position
+    }
+}
+
+impl<R> Future for Call<R> {
+    type Output = Result<R, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let State::Declared(_) = this.state
+            && let State::Declared(job) = std::mem::replace(&mut this.state, State::Over)
+        {
+            let (call, cell) = this.common.start_call(&this.task, this.name.clone(), this.timeout, job);
+            this.state = State::Waiting { call, cell };
+        }
+        let State::Waiting { cell, .. } = &this.state else { panic!("a call is not polled after its end") };
+        let result = match wait(cell, cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => return Poll::Pending,
+        };
+        this.state = State::Over;
+        let decode = this.decode;
+        Poll::Ready(result.and_then(decode).map_err(|failure| CallError { name: this.name.to_string(), failure }))
+    }
+}
+
+impl<R> Unpin for Call<R> {}
+
+impl<R> Drop for Call<R> {
+    fn drop(&mut self) {
+        if let State::Waiting { call, .. } = self.state {
+            self.common.abandon(&self.task, call);
+        }
+    }
+}
+
+impl<R> Debug for Call<R> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("name", &self.name).field("position", &self.position).finish_non_exhaustive()
+    }
+}
+
+fn wait(cell: &CallCell, cx: &mut Context<'_>) -> Poll<CallResult> {
+    if let Some(result) = cell.result.borrow_mut().take() {
+        return Poll::Ready(result);
+    }
+    let mut waker = cell.waker.borrow_mut();
+    match &mut *waker {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *waker = Some(cx.waker().clone()),
+    }
+    Poll::Pending
+}
+
+/// A pause, made by `Ctx::sleep`. The clock is the operator's; dropping it cancels it.
+#[must_use = "a sleep begins when it is awaited"]
+pub struct Sleep {
+    common: Rc<Common>,
+    task: Rc<TaskCell>,
+    duration: Duration,
+    waiting: Option<(u32, Rc<CallCell>)>,
+}
+
+impl Sleep {
+    pub(crate) fn new(common: &Rc<Common>, task: &Rc<TaskCell>, duration: Duration) -> Self {
+        Sleep { common: Rc::clone(common), task: Rc::clone(task), duration, waiting: None }
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let (_, cell) = this.waiting.get_or_insert_with(|| {
+            let deadline = this.common.head.get().now.saturating_add(this.duration.as_micros() as u64);
+            this.common.start_timer(&this.task, deadline)
+        });
+        wait(cell, cx).map(|_| this.waiting = None)
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some((call, _)) = &self.waiting {
+            self.common.abandon(&self.task, *call);
+        }
+    }
+}
+
+impl Debug for Sleep {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sleep").field("duration", &self.duration).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,423 @@
+//! What the actions of one agent share on one worker, and the step that is being taken.
+//!
+//! Actions hold a `Ctx`, which reaches this by reference counting and interior mutability; nothing in it
+//! borrows the driver. Only one step is active at a time, so the buffers here are always that step's.
+//!
+//! # Invariants
+//! - `sent` and the log of memory belong to the active step; between steps both are empty, except that
+//!   the log of a run that never waited stays until its end.
+//! - Outputs beyond [`Marks`] belong to the active step.
+
+use std::any::{Any, type_name};
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use serde_json::Value;
+use timely_agents_operators::behavior::{CallJob, CallStart, Effects, Failure, RunHead, TimerStart};
+use timely_agents_operators::completion::{CallResult, CompletionQueue};
+use timely_agents_operators::hash::{mix, stable_hash};
+use timely_agents_operators::keys::{Key, KeyId, SharedKeys};
+use timely_agents_operators::slab::{RunToken, Slab};
+
+use crate::error::Error;
+use crate::event::{Payload, names};
+use crate::memory::{Entry, Memory};
+use crate::plan::Program;
+use crate::resource::Resources;
+use crate::tagged::{EventRecord, SentEvent, Tagged};
+
+/// An event on its way to actions.
+pub(crate) struct Queued {
+    pub(crate) event: u32,
+    pub(crate) payload: Payload,
+    /// Which of the event's triggers is next.
+    pub(crate) next: u32,
+    /// The event's place in its run: where it was sent, chained from the input.
+    pub(crate) path: u64,
+}
+
+/// One call, or sleep, that a task has started.
+#[derive(Default)]
+pub(crate) struct CallCell {
+    pub(crate) result: RefCell<Option<CallResult>>,
+    pub(crate) waker: RefCell<Option<Waker>>,
+}
+
+/// One task: an action that runs for an event.
+pub(crate) struct TaskCell {
+    pub(crate) index: Cell<u32>,
+    pub(crate) action: Cell<u32>,
+    pub(crate) attempt: Cell<u32>,
+    pub(crate) path: Cell<u64>,
+    /// Ordinals of what the task has sent, called and drawn: they do not depend on timing.
+    pub(crate) sends: Cell<u32>,
+    pub(crate) positions: Cell<u32>,
+    pub(crate) draws: Cell<u32>,
+    /// Flushes of this attempt, and how many of them an earlier attempt has made already.
+    pub(crate) flushes: Cell<u32>,
+    pub(crate) flushed_before: Cell<u32>,
+    /// Calls in flight by the number that names them in the run.
+    pub(crate) calls: RefCell<Vec<(u32, Rc<CallCell>)>>,
+}
+
+impl TaskCell {
+    pub(crate) fn new(index: u32, action: u32, path: u64, attempt: u32, flushed_before: u32) -> Rc<Self> {
+        Rc::new(TaskCell {
+            index: Cell::new(index),
+            action: Cell::new(action),
+            attempt: Cell::new(attempt),
+            path: Cell::new(path),
+            sends: Cell::new(0),
+            positions: Cell::new(0),
+            draws: Cell::new(0),
+            flushes: Cell::new(0),
+            flushed_before: Cell::new(flushed_before),
+            calls: RefCell::new(Vec::new()),
+        })
+    }
+
+    /// Makes the cell that of another task; used for tasks that never wait.
+    #[inline]
+    pub(crate) fn reuse(&self, action: u32, path: u64, attempt: u32) {
+        self.action.set(action);
+        self.path.set(path);
+        self.attempt.set(attempt);
+        self.sends.set(0);
+        self.draws.set(0);
+        self.positions.set(0);
+    }
+}
+
+/// The next ordinal of a counter.
+#[inline]
+pub(crate) fn next(counter: &Cell<u32>) -> u32 {
+    let n = counter.get();
+    counter.set(n.wrapping_add(1));
+    n
+}
+
+/// What does not depend on the type of outputs: calls and sleeps reach this.
+pub(crate) struct Common {
+    pub(crate) head: Cell<RunHead>,
+    /// Whether the driver must look at what follows.
+    pub(crate) control: Cell<bool>,
+    pub(crate) calls: RefCell<Vec<CallStart>>,
+    pub(crate) timers: RefCell<Vec<TimerStart>>,
+    pub(crate) cancelled: RefCell<Vec<(u32, u32)>>,
+    pub(crate) next_call: Cell<u32>,
+    pub(crate) call_timeout: Option<Duration>,
+}
+
+impl Common {
+    fn new(call_timeout: Option<Duration>) -> Self {
+        Common {
+            head: Cell::new(no_run()),
+            control: Cell::new(false),
+            calls: RefCell::default(),
+            timers: RefCell::default(),
+            cancelled: RefCell::default(),
+            next_call: Cell::new(0),
+            call_timeout,
+        }
+    }
+
+    /// Asks for a call; the cell gets its end.
+    pub(crate) fn start_call(
+        &self,
+        task: &TaskCell,
+        name: Cow<'static, str>,
+        timeout: Option<Duration>,
+        job: CallJob,
+    ) -> (u32, Rc<CallCell>) {
+        let (call, cell) = self.enlist(task);
+        self.calls.borrow_mut().push(CallStart { task: task.index.get(), call, name, timeout, job });
+        (call, cell)
+    }
+
+    /// Asks for a wake-up at `deadline`.
+    pub(crate) fn start_timer(&self, task: &TaskCell, deadline: u64) -> (u32, Rc<CallCell>) {
+        let (call, cell) = self.enlist(task);
+        self.timers.borrow_mut().push(TimerStart { task: task.index.get(), call, deadline });
+        (call, cell)
+    }
+
+    fn enlist(&self, task: &TaskCell) -> (u32, Rc<CallCell>) {
+        self.control.set(true);
+        let call = next(&self.next_call);
+        let cell = Rc::new(CallCell::default());
+        task.calls.borrow_mut().push((call, Rc::clone(&cell)));
+        (call, cell)
+    }
+
+    /// Nobody waits for a call any more.
+    pub(crate) fn abandon(&self, task: &TaskCell, call: u32) {
+        let mut calls = task.calls.borrow_mut();
+        if let Some(at) = calls.iter().position(|(c, _)| *c == call) {
+            calls.swap_remove(at);
+            self.cancelled.borrow_mut().push((task.index.get(), call));
+            self.control.set(true);
+        }
+    }
+}
+
+/// A head that names no run.
+fn no_run() -> RunHead {
+    let token: RunToken = Slab::<()>::default().vacant();
+    RunHead { key: KeyId(0), token, sequence: 0, epoch: 0, event_time: 0, now: 0 }
+}
+
+/// Reads keys whose type the agent does not know.
+pub(crate) trait KeyTable {
+    fn text(&self, key: KeyId) -> String;
+    fn hash(&self, key: KeyId) -> u64;
+    fn value(&self, key: KeyId) -> Box<dyn Any>;
+    fn type_name(&self) -> &'static str;
+}
+
+impl<K: Key> KeyTable for SharedKeys<K> {
+    fn text(&self, key: KeyId) -> String {
+        format!("{:?}", self.borrow()[key.index()])
+    }
+
+    fn hash(&self, key: KeyId) -> u64 {
+        stable_hash(&self.borrow()[key.index()])
+    }
+
+    fn value(&self, key: KeyId) -> Box<dyn Any> {
+        Box::new(self.borrow()[key.index()].clone())
+    }
+
+    fn type_name(&self) -> &'static str {
+        type_name::<K>()
+    }
+}
+
+/// Where the active step began.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Marks {
+    pub(crate) outputs: usize,
+    pub(crate) tagged: usize,
+    pub(crate) notifications: usize,
+    pub(crate) writes: usize,
+}
+
+/// What steps bring about.
+pub(crate) struct Staged<O> {
+    pub(crate) effects: Effects<O, Tagged>,
+    /// Events of the active step.
+    pub(crate) sent: Vec<Queued>,
+    /// Events of the active run's finished steps that are on their way.
+    pub(crate) queue: VecDeque<Queued>,
+}
+
+/// See the module.
+pub(crate) struct Core<O: 'static> {
+    pub(crate) program: Arc<Program<O>>,
+    pub(crate) common: Rc<Common>,
+    pub(crate) memory: RefCell<Memory>,
+    pub(crate) staged: RefCell<Staged<O>>,
+    pub(crate) marks: Cell<Marks>,
+    /// Old values of the active run's finished steps, when it has waited.
+    pub(crate) undo: RefCell<Vec<Entry>>,
+    pub(crate) keys: Box<dyn KeyTable>,
+    pub(crate) queue: CompletionQueue,
+    pub(crate) resources: Resources,
+    pub(crate) counters: Vec<Cell<u64>>,
+    /// The identity that the active run's input was given, if any.
+    pub(crate) identity: Cell<Option<u64>>,
+    /// The epoch that the active run is told of, if it is a notification's.
+    pub(crate) notifying: Cell<Option<u64>>,
+    /// Whether the input has ended.
+    pub(crate) ended: Cell<bool>,
+    /// Whether somebody observes events.
+    pub(crate) observed: Rc<Cell<bool>>,
+    /// What is wrong with the active step, though its action does not know.
+    pub(crate) fault: Cell<Option<String>>,
+    /// What the active run has sent, for a dead letter.
+    pub(crate) history: RefCell<Vec<(u32, Payload)>>,
+    /// Whether `history` is kept.
+    keeps_sent: bool,
+    /// Hash of the agent's name.
+    name_hash: u64,
+}
+
+impl<O> Core<O> {
+    pub(crate) fn new(
+        program: Arc<Program<O>>,
+        keys: Box<dyn KeyTable>,
+        queue: CompletionQueue,
+        facts: bool,
+        observed: Rc<Cell<bool>>,
+        keeps_sent: bool,
+    ) -> Self {
+        Core {
+            common: Rc::new(Common::new(program.call_timeout)),
+            memory: RefCell::new(Memory::new(&program.slots, facts)),
+            staged: RefCell::new(Staged { effects: Effects::default(), sent: Vec::new(), queue: VecDeque::new() }),
+            marks: Cell::new(Marks::default()),
+            undo: RefCell::default(),
+            keys,
+            queue,
+            resources: Resources::default(),
+            counters: program.counters.iter().map(|_| Cell::new(0)).collect(),
+            identity: Cell::new(None),
+            notifying: Cell::new(None),
+            ended: Cell::new(false),
+            observed,
+            fault: Cell::new(None),
+            history: RefCell::default(),
+            keeps_sent,
+            name_hash: stable_hash(&program.name),
+            program,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn key(&self) -> KeyId {
+        self.common.head.get().key
+    }
+
+    /// Begins a step.
+    #[inline]
+    pub(crate) fn begin_step(&self) {
+        let staged = self.staged.borrow();
+        self.marks.set(Marks {
+            outputs: staged.effects.outputs.len(),
+            tagged: staged.effects.tagged.len(),
+            notifications: staged.effects.notifications.len(),
+            writes: self.memory.borrow().mark(),
+        });
+    }
+
+    /// Takes back all of the active step.
+    pub(crate) fn undo_step(&self) {
+        let marks = self.marks.get();
+        self.memory.borrow_mut().undo_to(marks.writes, self.key());
+        let mut staged = self.staged.borrow_mut();
+        let staged = &mut *staged;
+        staged.sent.clear();
+        staged.effects.outputs.truncate(marks.outputs);
+        staged.effects.tagged.truncate(marks.tagged);
+        staged.effects.notifications.truncate(marks.notifications);
+    }
+
+    /// Lets what the active step has sent be seen; memory is the caller's.
+    #[inline]
+    pub(crate) fn publish_step(&self, task: &TaskCell) {
+        let mut staged = self.staged.borrow_mut();
+        if self.observed.get() {
+            self.observe_step(&mut staged, task);
+        }
+        let staged = &mut *staged;
+        if !staged.sent.is_empty() {
+            if self.keeps_sent {
+                let sent = staged.sent.iter().map(|q| (q.event, q.payload.clone()));
+                self.history.borrow_mut().extend(sent);
+            }
+            let program = &self.program;
+            staged.queue.extend(staged.sent.drain(..).filter(|q| !program.triggers(q.event).is_empty()));
+        }
+    }
+
+    /// Tells observers of the active step's events and outputs.
+    fn observe_step(&self, staged: &mut Staged<O>, task: &TaskCell) {
+        let action = &self.program.action(task.action.get()).name;
+        for queued in &staged.sent {
+            let event = self.tell(queued.event, &queued.payload);
+            let record = self.record(event.name, event.attributes, Some(action));
+            staged.effects.tagged.push(record);
+        }
+        for _ in self.marks.get().outputs..staged.effects.outputs.len() {
+            let record = self.record(names::OUTPUT.into(), Value::Null, Some(action));
+            staged.effects.tagged.push(record);
+        }
+    }
+
+    fn record(&self, name: String, attributes: Value, action: Option<&String>) -> Tagged {
+        let head = self.common.head.get();
+        Tagged::Event(Rc::new(EventRecord {
+            key: self.keys.text(head.key),
+            epoch: head.epoch,
+            sequence: head.sequence,
+            name,
+            action: action.cloned(),
+            attributes,
+        }))
+    }
+
+    /// Tells observers of the run's input or notification.
+    pub(crate) fn observe_start(&self, event: u32, payload: &dyn Any) {
+        let plan = &self.program.events[event as usize];
+        let attributes = plan.codec.and_then(|c| (c.encode)(payload).ok()).unwrap_or(Value::Null);
+        let record = self.record(plan.name.clone(), attributes, None);
+        self.staged.borrow_mut().effects.tagged.push(record);
+    }
+
+    /// An event as text tells it.
+    pub(crate) fn tell(&self, event: u32, payload: &Payload) -> SentEvent {
+        match payload {
+            Payload::Dynamic(event) => SentEvent { name: event.name.clone(), attributes: event.attributes.clone() },
+            Payload::Typed(value) => {
+                let plan = &self.program.events[event as usize];
+                let attributes = plan.codec.and_then(|c| (c.encode)(&**value).ok()).unwrap_or(Value::Null);
+                SentEvent { name: plan.name.clone(), attributes }
+            }
+        }
+    }
+
+    /// Forgets what the active run has sent.
+    #[inline]
+    pub(crate) fn clear_history(&self) {
+        if self.keeps_sent {
+            self.history.borrow_mut().clear();
+        }
+    }
+
+    /// Memory, to write to.
+    ///
+    /// # Panics
+    /// Inside the closure of `Ctx::read`.
+    #[inline]
+    pub(crate) fn writable(&self) -> RefMut<'_, Memory> {
+        self.memory.try_borrow_mut().expect("memory is not written inside `read`")
+    }
+
+    /// Lets the active step fail when it ends.
+    pub(crate) fn fault(&self, message: String) {
+        self.fault.set(Some(message));
+    }
+
+    /// Identifies the active run: the same in every execution that gives the key the same inputs.
+    pub(crate) fn run_id(&self) -> u64 {
+        let head = self.common.head.get();
+        let run = mix(mix(0x7275_6E73, self.name_hash), self.keys.hash(head.key));
+        match (self.identity.get(), self.notifying.get()) {
+            (Some(identity), None) => mix(mix(run, 1), identity),
+            (_, Some(epoch)) => mix(mix(run, 2), epoch),
+            (None, None) => mix(mix(run, 3), head.sequence),
+        }
+    }
+
+    pub(crate) fn failure(&self, action: &str, message: impl Into<String>) -> Failure {
+        let head = self.common.head.get();
+        Failure {
+            agent: self.program.name.clone(),
+            action: action.into(),
+            key: self.keys.text(head.key),
+            epoch: head.epoch,
+            message: message.into(),
+        }
+    }
+
+    /// The key as a `K`.
+    pub(crate) fn typed_key<K: 'static>(&self) -> Result<K, Error> {
+        self.keys.value(self.key()).downcast().map(|key| *key).map_err(|_| {
+            Error::new(format!("the key is a {}, not a {}", self.keys.type_name(), type_name::<K>()))
+        })
+    }
+}

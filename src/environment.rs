@@ -1,0 +1,51 @@
+//! What the operators of one worker find out about the job that they are part of.
+//!
+//! A job started by [`run`](crate::run) or [`execute`](crate::execute) sets it on each of its worker threads
+//! before any dataflow is built. In a plain timely program the defaults hold: a failed agent then ends the
+//! process, because timely has no other way to end a dataflow whose work cannot be done.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use timely_agents_operators::behavior::Failure;
+use timely_agents_operators::clock::Clock;
+use timely_agents_operators::driver::Load;
+use timely_agents_operators::group::KeyGroups;
+
+/// Hears of the load of one operator.
+pub(crate) type LoadListener = Box<dyn Fn(Load)>;
+
+#[derive(Clone)]
+pub(crate) struct Environment {
+    pub(crate) groups: KeyGroups,
+    pub(crate) clock: Clock,
+    pub(crate) on_failure: Rc<dyn Fn(&Failure)>,
+    /// Makes a listener for an operator of these limits.
+    pub(crate) on_load: Option<Rc<dyn Fn(timely_agents_operators::limits::Limits) -> LoadListener>>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Environment>> = const { RefCell::new(None) };
+}
+
+impl Environment {
+    /// The environment of this thread.
+    pub(crate) fn current() -> Environment {
+        CURRENT.with_borrow(|current| {
+            current.clone().unwrap_or_else(|| Environment {
+                groups: KeyGroups::default(),
+                clock: Clock::system(),
+                on_failure: Rc::new(|failure| {
+                    eprintln!("error: {failure}");
+                    std::process::exit(1);
+                }),
+                on_load: None,
+            })
+        })
+    }
+
+    /// Sets it.
+    pub(crate) fn set(self) {
+        CURRENT.set(Some(self));
+    }
+}

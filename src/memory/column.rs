@@ -1,0 +1,151 @@
+//! Columns: one value per key, and a log of what the current step replaced.
+
+use std::any::Any;
+
+use serde::Serialize;
+use timely_agents_operators::fact::What;
+use timely_agents_operators::keys::KeyId;
+
+/// What memory asks of a column. The log is last in, first out; all of it belongs to one key.
+pub(crate) trait Column: Any {
+    /// Keys below `keys` exist.
+    fn admit(&mut self, keys: usize);
+    /// Takes back the last write.
+    fn undo(&mut self, key: KeyId);
+    /// Takes back the last write and gives what was written.
+    fn swap_out(&mut self, key: KeyId) -> Box<dyn Any>;
+    /// Writes what [`Column::swap_out`] gave.
+    fn swap_in(&mut self, key: KeyId, written: Box<dyn Any>);
+    /// Gives what the last write replaced and forgets that it was a write.
+    fn take_log(&mut self) -> Box<dyn Any>;
+    /// Puts back what [`Column::take_log`] gave.
+    fn restore(&mut self, key: KeyId, replaced: Box<dyn Any>);
+    /// Whether two entries of this column are of one place.
+    fn same_place(&self, a: &dyn Any, b: &dyn Any) -> bool;
+    /// The run of the last write has ended; whether the key's lasting memory has changed.
+    fn end(&mut self, key: KeyId, facts: bool) -> bool;
+    /// The same for a write that was taken out of the log.
+    fn end_taken(&mut self, key: KeyId, replaced: Box<dyn Any>, facts: bool) -> bool;
+    /// Hands over what has changed of `key` since last asked.
+    fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>));
+}
+
+/// The column of a slot.
+pub(crate) struct SlotColumn<V> {
+    name: String,
+    sensory: bool,
+    values: Vec<Option<V>>,
+    log: Vec<Option<V>>,
+    /// By key: whether a change has not become a fact yet. Empty when no facts are wanted.
+    stale: Vec<bool>,
+}
+
+impl<V: Serialize + 'static> SlotColumn<V> {
+    pub(crate) fn new(name: &str, sensory: bool) -> Self {
+        SlotColumn { name: name.into(), sensory, values: Vec::new(), log: Vec::new(), stale: Vec::new() }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, key: KeyId) -> Option<&V> {
+        self.values[key.index()].as_ref()
+    }
+
+    /// Writes; what was there goes to the log.
+    #[inline]
+    pub(crate) fn put(&mut self, key: KeyId, value: Option<V>) {
+        let old = std::mem::replace(&mut self.values[key.index()], value);
+        self.log.push(old);
+    }
+
+    /// Takes a value out to be changed; a copy of it goes to the log.
+    #[inline]
+    pub(crate) fn take_for_update(&mut self, key: KeyId) -> Option<V>
+    where
+        V: Clone,
+    {
+        let value = self.values[key.index()].take();
+        self.log.push(value.clone());
+        value
+    }
+
+    /// Puts a changed value back.
+    #[inline]
+    pub(crate) fn set_unlogged(&mut self, key: KeyId, value: V) {
+        self.values[key.index()] = Some(value);
+    }
+
+    fn pop(&mut self) -> Option<V> {
+        self.log.pop().expect("a write is logged")
+    }
+
+    fn note(&mut self, key: KeyId, facts: bool) -> bool {
+        if self.sensory {
+            self.values[key.index()] = None;
+            return false;
+        }
+        if facts {
+            if self.stale.len() <= key.index() {
+                self.stale.resize(key.index() + 1, false);
+            }
+            self.stale[key.index()] = true;
+        }
+        true
+    }
+}
+
+fn value<V: 'static>(boxed: Box<dyn Any>) -> Option<V> {
+    *boxed.downcast::<Option<V>>().expect("an entry of this column")
+}
+
+impl<V: Serialize + 'static> Column for SlotColumn<V> {
+    fn admit(&mut self, keys: usize) {
+        self.values.resize_with(keys, || None);
+    }
+
+    fn undo(&mut self, key: KeyId) {
+        self.values[key.index()] = self.pop();
+    }
+
+    fn swap_out(&mut self, key: KeyId) -> Box<dyn Any> {
+        let old = self.pop();
+        Box::new(std::mem::replace(&mut self.values[key.index()], old))
+    }
+
+    fn swap_in(&mut self, key: KeyId, written: Box<dyn Any>) {
+        self.put(key, value(written));
+    }
+
+    fn take_log(&mut self) -> Box<dyn Any> {
+        Box::new(self.pop())
+    }
+
+    fn restore(&mut self, key: KeyId, replaced: Box<dyn Any>) {
+        self.values[key.index()] = value(replaced);
+    }
+
+    fn same_place(&self, _: &dyn Any, _: &dyn Any) -> bool {
+        true
+    }
+
+    #[inline]
+    fn end(&mut self, key: KeyId, facts: bool) -> bool {
+        self.log.pop();
+        self.note(key, facts)
+    }
+
+    fn end_taken(&mut self, key: KeyId, _: Box<dyn Any>, facts: bool) -> bool {
+        self.note(key, facts)
+    }
+
+    fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>)) {
+        if let Some(stale) = self.stale.get_mut(key.index())
+            && std::mem::take(stale)
+        {
+            let value = self.values[key.index()].as_ref().map(|value| {
+                postcard::to_allocvec(value)
+                    .unwrap_or_else(|error| panic!("slot {:?} holds a value that cannot be encoded: {error}", self.name))
+            });
+            each(What::Slot(self.name.clone()), value);
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Agents in dataflows: `stream.agent(key, &plan)`.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::{Exchange, ParallelizationContract, Pipeline};
+use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::vec::Map;
+use timely::ExchangeData;
+use timely_agents_operators::driver::{Bare, ByRef, Emission, Intake, Paired, WithKey};
+use timely_agents_operators::fact::Fact;
+use timely_agents_operators::group::KeyGroups;
+use timely_agents_operators::keys::Key;
+use timely_agents_operators::operator::{Options, Streams, keyed_mailbox};
+use timely_agents_operators::time::EpochTime;
+
+use crate::agent::Input;
+use crate::behavior::AgentBehavior;
+use crate::environment::Environment;
+use crate::plan::Plan;
+use crate::side::Tag;
+use crate::tagged::{DeadLetter, EventRecord, Tagged};
+
+/// Agents on streams.
+///
+/// ```
+/// use timely::dataflow::operators::{Capture, ToStream, capture::Extract};
+/// use timely_agents::prelude::*;
+///
+/// let mut agent = Agent::<u64, (u64, u64)>::new("counter");
+/// let seen = agent.memory::<u64>("seen");
+/// agent.on_input("count", move |value, ctx| {
+///     let n = ctx.update(seen, |n| { *n += 1; *n });
+///     ctx.output((*value, n));
+///     Ok(())
+/// });
+/// let plan = agent.build()?;
+///
+/// let captured = timely::execute_directly(move |worker| {
+///     worker.dataflow::<u64, _, _>(|scope| {
+///         vec![7, 8, 7].to_stream(scope).agent(|value| value, &plan).capture()
+///     })
+/// });
+/// assert_eq!(captured.extract()[0].1, [(7, 1), (7, 2), (8, 1)]);
+/// # Ok::<(), timely_agents::BuildErrors>(())
+/// ```
+pub trait AgentStream<'scope, T: EpochTime, I: Input> {
+    /// Runs an agent for each key, which `key` finds in the values. Values are exchanged to their key's owner.
+    fn agent<K: Key, O: 'static>(
+        self,
+        key: impl Fn(&I) -> &K + 'static,
+        plan: &Plan<I, O>,
+    ) -> StreamVec<'scope, T, O>;
+
+    /// The same, with side outputs, dead letters, observed events and facts.
+    fn agent_streams<K: Key, O: 'static>(
+        self,
+        key: impl Fn(&I) -> &K + 'static,
+        plan: &Plan<I, O>,
+    ) -> AgentStreams<'scope, T, I, O>;
+
+    /// Puts a computed key beside each value, for agents that share it.
+    fn key_by<K: Key>(self, key: impl Fn(&I) -> K + 'static) -> KeyedStream<'scope, T, K, I>;
+
+    /// Makes each value its own key.
+    fn key_by_value(self) -> KeyedStream<'scope, T, I, I>
+    where
+        I: Key;
+}
+
+impl<'scope, T: EpochTime, I: Input + ExchangeData> AgentStream<'scope, T, I> for StreamVec<'scope, T, I> {
+    fn agent<K: Key, O: 'static>(
+        self,
+        key: impl Fn(&I) -> &K + 'static,
+        plan: &Plan<I, O>,
+    ) -> StreamVec<'scope, T, O> {
+        let key = Rc::new(key);
+        let pact = exchange_by(&self, Rc::clone(&key));
+        build::<_, _, _, _, _, Bare, K>(self, pact, ByRef::new(key), plan, false).output
+    }
+
+    fn agent_streams<K: Key, O: 'static>(
+        self,
+        key: impl Fn(&I) -> &K + 'static,
+        plan: &Plan<I, O>,
+    ) -> AgentStreams<'scope, T, I, O> {
+        let key = Rc::new(key);
+        let pact = exchange_by(&self, Rc::clone(&key));
+        build::<_, _, _, _, _, Bare, K>(self, pact, ByRef::new(key), plan, true)
+    }
+
+    fn key_by<K: Key>(self, key: impl Fn(&I) -> K + 'static) -> KeyedStream<'scope, T, K, I> {
+        KeyedStream { stream: self.map(move |value| (key(&value), value)), partitioned: false }
+    }
+
+    fn key_by_value(self) -> KeyedStream<'scope, T, I, I>
+    where
+        I: Key,
+    {
+        self.key_by(Clone::clone)
+    }
+}
+
+fn exchange_by<T: EpochTime, I: ExchangeData, K: Key>(
+    stream: &StreamVec<'_, T, I>,
+    key: Rc<impl Fn(&I) -> &K + 'static>,
+) -> Exchange<I, impl FnMut(&I) -> u64 + 'static> {
+    let (groups, peers) = (Environment::current().groups, stream.scope().peers());
+    Exchange::new(move |item: &I| groups.owner_of(key(item), peers) as u64)
+}
+
+/// The streams of an agent. Beside `output` they exist when they are asked for.
+pub struct AgentStreams<'scope, T: EpochTime, I: 'static, O: 'static> {
+    /// What actions output.
+    pub output: StreamVec<'scope, T, O>,
+    tagged: Option<StreamVec<'scope, T, Tagged>>,
+    observed: Rc<Cell<bool>>,
+    agent: u32,
+    input: std::marker::PhantomData<fn() -> I>,
+}
+
+impl<'scope, T: EpochTime, I: Clone + 'static, O: 'static> AgentStreams<'scope, T, I, O> {
+    fn pick<V: 'static>(
+        &self,
+        name: &str,
+        pick: impl Fn(Tagged) -> Option<V> + 'static,
+    ) -> StreamVec<'scope, T, V> {
+        let tagged = self.tagged.clone().expect("these streams were made with a tagged port");
+        tagged.unary(Pipeline, name, move |_, _| {
+            move |input, output| {
+                input.for_each_time(|time, batches| {
+                    let mut session = output.session(&time);
+                    for batch in batches {
+                        session.give_iterator(batch.drain(..).filter_map(&pick));
+                    }
+                });
+            }
+        })
+    }
+
+    /// The values of a side output.
+    ///
+    /// # Panics
+    /// When the side output is another agent's.
+    pub fn side<V: Clone + 'static>(&self, tag: Tag<V>) -> StreamVec<'scope, T, V> {
+        assert_eq!(tag.agent, self.agent, "a side output belongs to the agent that declared it");
+        self.pick("Side", move |item| match item {
+            Tagged::Side { tag: index, value } if index == tag.index => {
+                value.downcast::<V>().ok().map(Rc::unwrap_or_clone)
+            }
+            _ => None,
+        })
+    }
+
+    /// The remains of runs that failed.
+    pub fn dead_letters(&self) -> StreamVec<'scope, T, DeadLetter<I>> {
+        self.pick("DeadLetters", |item| match item {
+            Tagged::Dead(letter) => {
+                let DeadLetter { key, epoch, sequence, action, attempts, error, input, sent } =
+                    Rc::unwrap_or_clone(letter);
+                let input = input.and_then(|input| input.downcast::<I>().ok()).map(Rc::unwrap_or_clone);
+                Some(DeadLetter { key, epoch, sequence, action, attempts, error, input, sent })
+            }
+            _ => None,
+        })
+    }
+
+    /// Every event of the agent, once the step that sent it has finished. Observing costs each event its JSON form.
+    pub fn events(&self) -> StreamVec<'scope, T, EventRecord> {
+        self.observed.set(true);
+        self.pick("Events", |item| match item {
+            Tagged::Event(record) => Some(Rc::unwrap_or_clone(record)),
+            _ => None,
+        })
+    }
+}
+
+/// Builds an agent operator whose keys and values come as `N` says and go as `E` says.
+fn build<'scope, T, V, I, O, N, E, K>(
+    stream: StreamVec<'scope, T, V>,
+    pact: impl ParallelizationContract<T, Vec<V>>,
+    intake: N,
+    plan: &Plan<I, O>,
+    tagged: bool,
+) -> AgentStreams<'scope, T, I, E::Item>
+where
+    T: EpochTime,
+    V: 'static,
+    I: Input,
+    O: 'static,
+    N: Intake<V, Key = K, Input = I> + 'static,
+    E: Emission<K, O>,
+    K: Key,
+{
+    let (streams, observed) = build_with_facts::<T, V, I, O, N, E, K>(stream, pact, intake, plan, tagged, false);
+    AgentStreams {
+        output: streams.output,
+        tagged: streams.tagged,
+        observed,
+        agent: plan.0.program.id,
+        input: std::marker::PhantomData,
+    }
+}
+
+#[expect(clippy::type_complexity, reason = "the streams, and the switch of observation")]
+fn build_with_facts<'scope, T, V, I, O, N, E, K>(
+    stream: StreamVec<'scope, T, V>,
+    pact: impl ParallelizationContract<T, Vec<V>>,
+    intake: N,
+    plan: &Plan<I, O>,
+    tagged: bool,
+    facts: bool,
+) -> (Streams<'scope, T, E::Item, Tagged>, Rc<Cell<bool>>)
+where
+    T: EpochTime,
+    V: 'static,
+    I: Input,
+    O: 'static,
+    N: Intake<V, Key = K, Input = I> + 'static,
+    E: Emission<K, O>,
+    K: Key,
+{
+    let environment = Environment::current();
+    let limits = plan.limits();
+    let mut options = Options::new(plan.name(), environment.on_failure);
+    options.limits = limits;
+    options.groups = environment.groups;
+    options.clock = environment.clock;
+    options.tagged = tagged;
+    options.facts = facts;
+    options.on_load = environment.on_load.map(|make| make(limits));
+    options.on_end = Some(plan.run_stats());
+    let observed = Rc::new(Cell::new(false));
+    let behavior = AgentBehavior::<K, I, O>::new(plan, Rc::clone(&observed));
+    (keyed_mailbox::<T, V, _, N, _, E>(stream, pact, intake, behavior, options), observed)
+}
+
+/// The outputs of an agent and the facts of its memory. The facts port exists only in this form.
+pub fn agent_with_facts<'scope, T: EpochTime, I: Input + ExchangeData, K: Key, O: 'static>(
+    stream: StreamVec<'scope, T, I>,
+    key: impl Fn(&I) -> &K + 'static,
+    plan: &Plan<I, O>,
+) -> (StreamVec<'scope, T, O>, StreamVec<'scope, T, Fact<T>>) {
+    let key = Rc::new(key);
+    let pact = exchange_by(&stream, Rc::clone(&key));
+    let intake = ByRef::new(key);
+    let (streams, _) = build_with_facts::<T, I, I, O, _, Bare, K>(stream, pact, intake, plan, false, true);
+    (streams.output, streams.facts.expect("asked for"))
+}
+
+/// A stream that carries a key beside each value, and knows whether values are with their key's owner.
+///
+/// An agent after an agent of the same key is chained: its values are neither exchanged nor hashed again.
+pub struct KeyedStream<'scope, T: EpochTime, K: Key, V: 'static> {
+    stream: StreamVec<'scope, T, (K, V)>,
+    partitioned: bool,
+}
+
+impl<'scope, T: EpochTime, K: Key + ExchangeData, V: Input + ExchangeData> KeyedStream<'scope, T, K, V> {
+    /// Runs an agent for each key.
+    pub fn agent<O: 'static>(self, plan: &Plan<V, O>) -> KeyedStream<'scope, T, K, O> {
+        KeyedStream { stream: self.build(plan, false).output, partitioned: true }
+    }
+
+    /// The same, with side outputs, dead letters and observed events.
+    pub fn agent_streams<O: 'static>(
+        self,
+        plan: &Plan<V, O>,
+    ) -> (KeyedStream<'scope, T, K, O>, AgentStreams<'scope, T, V, (K, O)>)
+    where
+        O: Clone,
+    {
+        let streams = self.build(plan, true);
+        (KeyedStream { stream: streams.output.clone(), partitioned: true }, streams)
+    }
+
+    fn build<O: 'static>(self, plan: &Plan<V, O>, tagged: bool) -> AgentStreams<'scope, T, V, (K, O)> {
+        let (groups, scope) = (Environment::current().groups, self.stream.scope());
+        let (index, peers) = (scope.index(), scope.peers());
+        if self.partitioned {
+            let intake = AtOwner { groups, index, peers };
+            build::<_, _, _, _, _, WithKey, K>(self.stream, Pipeline, intake, plan, tagged)
+        } else {
+            let pact = Exchange::new(move |item: &(K, V)| groups.owner_of(&item.0, peers) as u64);
+            build::<_, _, _, _, _, WithKey, K>(self.stream, pact, Paired, plan, tagged)
+        }
+    }
+}
+
+impl<'scope, T: EpochTime, K: Key, V: 'static> KeyedStream<'scope, T, K, V> {
+    /// Changes values; keys and partitioning stay.
+    pub fn map_values<W: 'static>(self, change: impl Fn(V) -> W + 'static) -> KeyedStream<'scope, T, K, W> {
+        let stream = self.stream.map(move |(key, value)| (key, change(value)));
+        KeyedStream { stream, partitioned: self.partitioned }
+    }
+
+    /// Computes other keys; values are exchanged before the next agent.
+    pub fn key_by<L: Key>(self, key: impl Fn(&K, &V) -> L + 'static) -> KeyedStream<'scope, T, L, V> {
+        let stream = self.stream.map(move |(k, value)| (key(&k, &value), value));
+        KeyedStream { stream, partitioned: false }
+    }
+
+    /// The values without their keys.
+    pub fn values(self) -> StreamVec<'scope, T, V> {
+        self.stream.map(|(_, value)| value)
+    }
+
+    /// Keys and values.
+    pub fn pairs(self) -> StreamVec<'scope, T, (K, V)> {
+        self.stream
+    }
+
+    /// Whether values are with their key's owner: then an agent is chained without an exchange.
+    pub fn is_partitioned(&self) -> bool {
+        self.partitioned
+    }
+}
+
+/// Values that are with their key's owner already; debug builds check it.
+struct AtOwner {
+    groups: KeyGroups,
+    index: usize,
+    peers: usize,
+}
+
+impl<K: Key, V> Intake<(K, V)> for AtOwner {
+    type Key = K;
+    type Input = V;
+
+    #[inline]
+    fn key<'a>(&'a self, item: &'a (K, V)) -> &'a K {
+        debug_assert_eq!(self.groups.owner_of(&item.0, self.peers), self.index, "a chained value is with its owner");
+        &item.0
+    }
+
+    #[inline]
+    fn input(&self, item: (K, V)) -> V {
+        item.1
+    }
+}

@@ -1,0 +1,147 @@
+//! Runs in flight: what a run keeps between the times that it is driven.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
+
+use timely_agents_operators::completion::{CallRef, CallResult, Completion, CompletionQueue};
+use timely_agents_operators::slab::RunToken;
+
+use crate::action::ActionFuture;
+use crate::core::{Queued, TaskCell};
+use crate::event::Payload;
+use crate::memory::Entry;
+use crate::tagged::Tagged;
+
+/// A run that has waited or yielded.
+pub(crate) struct Run<O> {
+    /// The input; `None` for a notification's run.
+    pub(crate) input: Option<Rc<dyn Any>>,
+    pub(crate) identity: Option<u64>,
+    pub(crate) notifying: Option<u64>,
+    /// Events whose actions have not all started.
+    pub(crate) queue: VecDeque<Queued>,
+    /// Tasks that wait, each at its index for its life.
+    pub(crate) tasks: Vec<Option<Box<Task<O>>>>,
+    /// Tasks that can go on.
+    pub(crate) ready: VecDeque<u32>,
+    /// Old values of finished steps.
+    pub(crate) undo: Vec<Entry>,
+    /// What finished steps have sent, for a dead letter.
+    pub(crate) history: Vec<(u32, Payload)>,
+    /// Whether the run has taken too long.
+    pub(crate) expired: bool,
+}
+
+impl<O> Run<O> {
+    /// A place for a task.
+    pub(crate) fn vacancy(&mut self) -> u32 {
+        let at = self.tasks.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.tasks.push(None);
+            self.tasks.len() - 1
+        });
+        at as u32
+    }
+
+    pub(crate) fn has_tasks(&self) -> bool {
+        self.tasks.iter().any(Option::is_some)
+    }
+
+    fn make_ready(&mut self, task: u32) -> bool {
+        if !self.ready.contains(&task) {
+            self.ready.push_back(task);
+        }
+        true
+    }
+
+    /// A foreign waker has fired.
+    pub(crate) fn wake(&mut self, task: u32) -> bool {
+        match self.tasks.get(task as usize) {
+            Some(Some(waiting)) if waiting.retry.is_none() => self.make_ready(task),
+            _ => false,
+        }
+    }
+
+    /// A call or pause is over; whether a task can go on because of it.
+    pub(crate) fn complete(&mut self, call: CallRef, result: CallResult) -> bool {
+        let Some(Some(task)) = self.tasks.get_mut(call.task as usize) else { return false };
+        if task.retry == Some(call.call) {
+            task.retry = None;
+            return self.make_ready(call.task);
+        }
+        let cell = {
+            let mut calls = task.cell.calls.borrow_mut();
+            let Some(at) = calls.iter().position(|(c, _)| *c == call.call) else { return false };
+            calls.swap_remove(at).1
+        };
+        *cell.result.borrow_mut() = Some(result);
+        let waker = cell.waker.borrow_mut().take();
+        match waker {
+            // The task itself waits for the call: no detour through the queue.
+            Some(waker) if waker.will_wake(&task.waker) => self.make_ready(call.task),
+            // Something between them does, as a `select`; it wakes the task if it cares.
+            Some(waker) => {
+                waker.wake();
+                false
+            }
+            None => false,
+        }
+    }
+}
+
+/// A task that waits: its future, and what its unfinished step has brought about.
+pub(crate) struct Task<O> {
+    pub(crate) cell: Rc<TaskCell>,
+    /// The event, in the form that the action takes.
+    pub(crate) event: Rc<dyn Any>,
+    /// `None` when the task is to start, or to start again.
+    pub(crate) future: Option<ActionFuture>,
+    pub(crate) waker: Waker,
+    pub(crate) fired: Arc<TaskWaker>,
+    /// The pause after which the task starts again.
+    pub(crate) retry: Option<u32>,
+    pub(crate) saved: Option<Box<Saved<O>>>,
+}
+
+/// What an unfinished step has brought about, out of sight while its task waits.
+pub(crate) struct Saved<O> {
+    pub(crate) log: Vec<Entry>,
+    pub(crate) outputs: Vec<O>,
+    pub(crate) tagged: Vec<Tagged>,
+    pub(crate) sent: Vec<Queued>,
+    pub(crate) notifications: Vec<u64>,
+}
+
+/// Wakes a task from anywhere, once until it is polled.
+pub(crate) struct TaskWaker {
+    queue: CompletionQueue,
+    run: RunToken,
+    task: u32,
+    woken: AtomicBool,
+}
+
+impl TaskWaker {
+    pub(crate) fn new(queue: CompletionQueue, run: RunToken, task: u32) -> Arc<Self> {
+        Arc::new(TaskWaker { queue, run, task, woken: AtomicBool::new(false) })
+    }
+
+    /// The task is about to be polled: from now on a wake-up counts again.
+    pub(crate) fn rearm(&self) {
+        self.woken.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.woken.swap(true, Ordering::SeqCst) {
+            self.queue.push(Completion::Wake { run: self.run, task: self.task });
+        }
+    }
+}
