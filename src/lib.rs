@@ -40,3 +40,6 @@ pub use crate::tagged::{DeadLetter, EventRecord, SentEvent};
 pub mod prelude {
     pub use crate::{Agent, AgentStream, Ctx, DynamicEvent, Event, Exhausted, Notification, Policy, Retry, Slot};
 }
+/// An opt-in exchange container for clusters of one trusted binary; read its header before use.
+#[cfg(feature = "abomonation")]
+pub use timely_agents_abomonation as abomonation;
