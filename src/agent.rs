@@ -129,7 +129,10 @@ impl<I: Input, O: 'static> Agent<I, O> {
 
     /// A side output of values of type `V`.
     pub fn side<V: Clone + 'static>(&mut self, name: impl Into<String>) -> Tag<V> {
-        self.sides.push(SidePlan { name: name.into(), type_name: type_name::<V>() });
+        self.sides.push(SidePlan {
+            name: name.into(),
+            type_name: type_name::<V>(),
+        });
         Tag::new(self.sides.len() as u32 - 1, self.id)
     }
 
@@ -145,7 +148,8 @@ impl<I: Input, O: 'static> Agent<I, O> {
         name: impl Into<String>,
         make: impl Fn() -> Result<R, Error> + Send + Sync + 'static,
     ) -> &mut Self {
-        self.resources.push((name.into(), Box::new(move || Ok(Rc::new(make()?)))));
+        self.resources
+            .push((name.into(), Box::new(move || Ok(Rc::new(make()?)))));
         self
     }
 
@@ -156,13 +160,23 @@ impl<I: Input, O: 'static> Agent<I, O> {
     }
 
     fn declare<E: Event>(&mut self) {
-        if !self.events.iter().any(|e| e.type_id == Some(TypeId::of::<E>()) && e.name == E::NAME) {
+        if !self
+            .events
+            .iter()
+            .any(|e| e.type_id == Some(TypeId::of::<E>()) && e.name == E::NAME)
+        {
             self.events.push(EventPlan::typed::<E>(E::NAME));
         }
     }
 
     fn act(&mut self, name: &str, triggers: Vec<String>, form: Form, body: Body<O>) -> ActionOptions<'_> {
-        self.actions.push(Action { name: name.into(), triggers, form, body, options: Options::default() });
+        self.actions.push(Action {
+            name: name.into(),
+            triggers,
+            form,
+            body,
+            options: Options::default(),
+        });
         let last = self.actions.len() - 1;
         ActionOptions(&mut self.actions[last].options)
     }
@@ -288,7 +302,9 @@ impl<I: Input, O: 'static> Agent<I, O> {
     /// Without it inputs start as they arrive, which is faster, and the same in every execution only if all
     /// inputs of a key come from one sender in order. Inputs for which `f` is equal are sorted by their bytes.
     pub fn sequenced_by<S: Ord>(&mut self, f: impl Fn(&I) -> S + Send + Sync + 'static) -> &mut Self {
-        self.order = Some(Box::new(move |a, b| f(a).cmp(&f(b)).then_with(|| bytes_of(a).cmp(&bytes_of(b)))));
+        self.order = Some(Box::new(move |a, b| {
+            f(a).cmp(&f(b)).then_with(|| bytes_of(a).cmp(&bytes_of(b)))
+        }));
         self
     }
 
@@ -360,7 +376,9 @@ fn sync_body<E: 'static, O: 'static>(
     action: impl Fn(&E, &Ctx<O>) -> Result<(), Error> + Send + Sync + 'static,
 ) -> Body<O> {
     Body::Sync(Box::new(move |event, ctx| {
-        let event = event.downcast_ref::<E>().expect("the plan delivers events in the form declared");
+        let event = event
+            .downcast_ref::<E>()
+            .expect("the plan delivers events in the form declared");
         action(event, ctx)
     }))
 }
@@ -371,7 +389,9 @@ fn async_body<E: 'static, O: 'static>(
     let action = Arc::new(action);
     Body::Async(Box::new(move |event, ctx| {
         let action = Arc::clone(&action);
-        let event = event.downcast::<E>().expect("the plan delivers events in the form declared");
+        let event = event
+            .downcast::<E>()
+            .expect("the plan delivers events in the form declared");
         Box::pin(async move { action(&event, &ctx).await })
     }))
 }

@@ -75,7 +75,13 @@ enum Verdict {
 impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     pub(crate) fn new(plan: &Plan<I, O>, observed: Rc<Cell<bool>>) -> Self {
         let place = Place { worker: 0, peers: 1 };
-        AgentBehavior { plan: Arc::clone(&plan.0), observed, place, open: None, keys: PhantomData }
+        AgentBehavior {
+            plan: Arc::clone(&plan.0),
+            observed,
+            place,
+            open: None,
+            keys: PhantomData,
+        }
     }
 
     /// The columns and buffers of this worker, for tests to look at.
@@ -84,7 +90,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     }
 
     fn opened(&mut self) -> (&Arc<Inner<I, O>>, &mut Opened<O>) {
-        (&self.plan, self.open.as_mut().expect("runs come after `open` and before `close`"))
+        (
+            &self.plan,
+            self.open.as_mut().expect("runs come after `open` and before `close`"),
+        )
     }
 
     /// Drives a run that has not waited yet. `input` is boxed only when the run must be kept.
@@ -101,12 +110,19 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             if *fuel == 0 {
                 let mut run = self.promote(Some(Rc::new(input)));
                 let payload = Payload::Typed(Rc::clone(run.input.as_ref().expect("just put")));
-                run.queue.push_front(Queued { event: INPUT, payload, next: i as u32, path: ROOT });
+                run.queue.push_front(Queued {
+                    event: INPUT,
+                    payload,
+                    next: i as u32,
+                    path: ROOT,
+                });
                 return Progress::Yielded(run);
             }
             *fuel -= 1;
             let action = program.action(index);
-            let Body::Sync(body) = &action.body else { unreachable!("direct plans take inputs by sync actions") };
+            let Body::Sync(body) = &action.body else {
+                unreachable!("direct plans take inputs by sync actions")
+            };
             open.ctx.task.reuse(index, mix(ROOT, u64::from(index)), 1);
             core.begin_step();
             if let Err(error) = take_step(core, &open.ctx.task, || body(&input, &open.ctx)) {
@@ -122,7 +138,12 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                         let mut run = self.promote(Some(Rc::new(input)));
                         let event = Rc::clone(run.input.as_ref().expect("just put"));
                         let payload = Payload::Typed(Rc::clone(&event));
-                        run.queue.push_front(Queued { event: INPUT, payload, next: i as u32 + 1, path: ROOT });
+                        run.queue.push_front(Queued {
+                            event: INPUT,
+                            payload,
+                            next: i as u32 + 1,
+                            path: ROOT,
+                        });
                         self.retry_later(&mut run, head, index, event, mix(ROOT, u64::from(index)), 2, 0, pause);
                         return self.drive(head, run, fuel);
                     }
@@ -156,7 +177,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 (&action.body, action.form, &payload, *fuel > 0)
             else {
                 let run = self.promote(Some(Rc::new(input)));
-                return if *fuel > 0 { self.drive(head, run, fuel) } else { Progress::Yielded(run) };
+                return if *fuel > 0 {
+                    self.drive(head, run, fuel)
+                } else {
+                    Progress::Yielded(run)
+                };
             };
             *fuel -= 1;
             core.advance_queue(triggers.len());
@@ -341,7 +366,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let common = &self.opened().1.core.common;
         let call = next(&common.next_call);
         let deadline = head.now.saturating_add(pause.as_micros() as u64);
-        common.timers.borrow_mut().push(TimerStart { task: index, call, deadline });
+        common.timers.borrow_mut().push(TimerStart {
+            task: index,
+            call,
+            deadline,
+        });
         common.control.set(true);
         run.tasks[index as usize].as_mut().expect("just placed").retry = Some(call);
     }
@@ -357,12 +386,21 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         task.fired.rearm();
         let outcome = match &action.body {
             Body::Sync(body) => {
-                let ctx = Ctx { core: Rc::clone(core), task: Rc::clone(&task.cell) };
+                let ctx = Ctx {
+                    core: Rc::clone(core),
+                    task: Rc::clone(&task.cell),
+                };
                 quiet::catch(|| Poll::Ready(body(&*task.event, &ctx)))
             }
             Body::Async(body) => {
                 let future = task.future.get_or_insert_with(|| {
-                    body(Rc::clone(&task.event), Ctx { core: Rc::clone(core), task: Rc::clone(&task.cell) })
+                    body(
+                        Rc::clone(&task.event),
+                        Ctx {
+                            core: Rc::clone(core),
+                            task: Rc::clone(&task.cell),
+                        },
+                    )
                 });
                 quiet::catch(|| future.as_mut().poll(&mut Context::from_waker(&task.waker)))
             }
@@ -412,7 +450,14 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         message: String,
     ) -> Option<Progress<()>> {
         let open = self.opened().1;
-        match judge(&open.core, &mut open.stats[index as usize], index, attempt, true, &message) {
+        match judge(
+            &open.core,
+            &mut open.stats[index as usize],
+            index,
+            attempt,
+            true,
+            &message,
+        ) {
             Verdict::GoOn => None,
             Verdict::Stop(failure) => Some(Progress::Failed(failure)),
             Verdict::Again { pause } => {
@@ -483,12 +528,36 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     fn dead_letter(&mut self, input: Option<Rc<dyn Any>>, action: String, attempts: u32, error: String) {
         let core = &*self.opened().1.core;
         let head = core.common.head.get();
-        let sent = core.history.take().iter().map(|(event, payload)| core.tell(*event, payload)).collect();
+        let sent = core
+            .history
+            .take()
+            .iter()
+            .map(|(event, payload)| core.tell(*event, payload))
+            .collect();
         let key = core.keys.text(head.key);
-        tracing::warn!(agent = core.program.name, key, epoch = head.epoch, action, error, "dead letter");
-        let letter =
-            DeadLetter { key, epoch: head.epoch, sequence: head.sequence, action, attempts, error, input, sent };
-        core.staged.borrow_mut().effects.tagged.push(Tagged::Dead(Rc::new(letter)));
+        tracing::warn!(
+            agent = core.program.name,
+            key,
+            epoch = head.epoch,
+            action,
+            error,
+            "dead letter"
+        );
+        let letter = DeadLetter {
+            key,
+            epoch: head.epoch,
+            sequence: head.sequence,
+            action,
+            attempts,
+            error,
+            input,
+            sent,
+        };
+        core.staged
+            .borrow_mut()
+            .effects
+            .tagged
+            .push(Tagged::Dead(Rc::new(letter)));
     }
 
     /// Ends the active run: the one place, for runs of every kind.
@@ -510,7 +579,9 @@ fn judge<O>(core: &Core<O>, stats: &mut ActionStats, index: u32, attempt: u32, a
     let then = match &action.options.policy {
         Policy::Retry(retry) if again && attempt < retry.attempts => {
             stats.retried += 1;
-            return Verdict::Again { pause: retry.pause(attempt) };
+            return Verdict::Again {
+                pause: retry.pause(attempt),
+            };
         }
         Policy::Retry(retry) => retry.then,
         Policy::Fail => Exhausted::Fail,
@@ -581,9 +652,11 @@ impl<O> crate::plan::Program<O> {
                     .map_err(|error| format!("event {:?} has no JSON form: {error}", plan.name)),
                 None => Err(format!("event {:?} has no type", plan.name)),
             },
-            (Form::Any, payload) => {
-                Ok(Rc::new(AnyEvent { name: plan.name.as_str().into(), payload: payload.clone(), codec: plan.codec }))
-            }
+            (Form::Any, payload) => Ok(Rc::new(AnyEvent {
+                name: plan.name.as_str().into(),
+                payload: payload.clone(),
+                codec: plan.codec,
+            })),
         }
     }
 }
@@ -627,7 +700,13 @@ impl<O> Core<O> {
     /// Puts back what [`Core::save_step`] took.
     fn restore_step(&self, saved: Option<Box<Saved<O>>>) {
         let Some(saved) = saved else { return };
-        let Saved { log, outputs, tagged, sent, notifications } = *saved;
+        let Saved {
+            log,
+            outputs,
+            tagged,
+            sent,
+            notifications,
+        } = *saved;
         self.memory.borrow_mut().swap_in(log, self.key());
         let mut staged = self.staged.borrow_mut();
         staged.sent = sent;
@@ -646,14 +725,29 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
 
     fn open(&mut self, opening: Opening<K>) -> Result<(), Failure> {
         quiet::install();
-        let Opening { keys, queue, worker, peers, facts } = opening;
+        let Opening {
+            keys,
+            queue,
+            worker,
+            peers,
+            facts,
+        } = opening;
         self.place = Place { worker, peers };
         let program = Arc::clone(&self.plan.program);
         let observed = Rc::clone(&self.observed);
-        let core =
-            Rc::new(Core::new(program, Box::new(keys), queue, facts, observed, self.plan.keeps_sent));
+        let core = Rc::new(Core::new(
+            program,
+            Box::new(keys),
+            queue,
+            facts,
+            observed,
+            self.plan.keeps_sent,
+        ));
         let task = TaskCell::new(0, 0, ROOT, 1, 0);
-        let ctx = Ctx { core: Rc::clone(&core), task };
+        let ctx = Ctx {
+            core: Rc::clone(&core),
+            task,
+        };
         let stats = vec![ActionStats::default(); core.program.actions.len()];
         self.open = Some(Opened { core, ctx, stats });
         if let Some(hook) = &self.plan.program.on_open {
@@ -685,7 +779,8 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         core.common.head.set(*head);
         match work {
             Work::Input(input) => {
-                core.identity.set(plan.identity.as_ref().map(|identify| identify(&input)));
+                core.identity
+                    .set(plan.identity.as_ref().map(|identify| identify(&input)));
                 core.notifying.set(None);
                 if plan.direct {
                     return self.start_direct(head, input, fuel);
@@ -761,7 +856,9 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     }
 
     fn input_bytes(&self, input: &I) -> usize {
-        postcard::experimental::serialized_size(input).unwrap_or(0).max(size_of::<I>())
+        postcard::experimental::serialized_size(input)
+            .unwrap_or(0)
+            .max(size_of::<I>())
     }
 
     fn drained(&mut self) {
@@ -799,13 +896,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
 
 impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     /// Starts a run with its first event in the queue.
-    fn start_kept(
-        &mut self,
-        head: &RunHead,
-        event: u32,
-        value: Rc<dyn Any>,
-        fuel: &mut u32,
-    ) -> Progress<Box<Run<O>>> {
+    fn start_kept(&mut self, head: &RunHead, event: u32, value: Rc<dyn Any>, fuel: &mut u32) -> Progress<Box<Run<O>>> {
         let (plan, open) = self.opened();
         let core = &*open.core;
         if core.observed.get() {
@@ -816,7 +907,12 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             return Progress::Done;
         }
         let payload = Payload::Typed(Rc::clone(&value));
-        core.staged.borrow_mut().queue.push_back(Queued { event, payload, next: 0, path: ROOT });
+        core.staged.borrow_mut().queue.push_back(Queued {
+            event,
+            payload,
+            next: 0,
+            path: ROOT,
+        });
         let run = self.promote((event == INPUT).then_some(value));
         self.drive(head, run, fuel)
     }

@@ -16,7 +16,10 @@ pub struct Error {
 impl Error {
     /// A failure with a message of its own.
     pub fn new(message: impl Into<String>) -> Self {
-        Error { message: message.into(), source: None }
+        Error {
+            message: message.into(),
+            source: None,
+        }
     }
 
     /// The error that this one was made from, as an `E`.
@@ -27,7 +30,10 @@ impl Error {
 
 impl<E: StdError + 'static> From<E> for Error {
     fn from(error: E) -> Self {
-        Error { message: error.to_string(), source: Some(Box::new(error)) }
+        Error {
+            message: error.to_string(),
+            source: Some(Box::new(error)),
+        }
     }
 }
 

@@ -3,11 +3,11 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use timely::ExchangeData;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, ParallelizationContract, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::vec::Map;
-use timely::ExchangeData;
 use timely_agents_operators::driver::{Bare, ByRef, Emission, Intake, Paired, WithKey};
 use timely_agents_operators::fact::Fact;
 use timely_agents_operators::group::KeyGroups;
@@ -47,11 +47,7 @@ use crate::tagged::{DeadLetter, EventRecord, Tagged};
 /// ```
 pub trait AgentStream<'scope, T: EpochTime, I: Input> {
     /// Runs an agent for each key, which `key` finds in the values. Values are exchanged to their key's owner.
-    fn agent<K: Key, O: 'static>(
-        self,
-        key: impl Fn(&I) -> &K + 'static,
-        plan: &Plan<I, O>,
-    ) -> StreamVec<'scope, T, O>;
+    fn agent<K: Key, O: 'static>(self, key: impl Fn(&I) -> &K + 'static, plan: &Plan<I, O>) -> StreamVec<'scope, T, O>;
 
     /// The same, with side outputs, dead letters, observed events and facts.
     fn agent_streams<K: Key, O: 'static>(
@@ -70,11 +66,7 @@ pub trait AgentStream<'scope, T: EpochTime, I: Input> {
 }
 
 impl<'scope, T: EpochTime, I: Input + ExchangeData> AgentStream<'scope, T, I> for StreamVec<'scope, T, I> {
-    fn agent<K: Key, O: 'static>(
-        self,
-        key: impl Fn(&I) -> &K + 'static,
-        plan: &Plan<I, O>,
-    ) -> StreamVec<'scope, T, O> {
+    fn agent<K: Key, O: 'static>(self, key: impl Fn(&I) -> &K + 'static, plan: &Plan<I, O>) -> StreamVec<'scope, T, O> {
         let key = Rc::new(key);
         let pact = exchange_by(&self, Rc::clone(&key));
         build::<_, _, _, _, _, Bare, K>(self, pact, ByRef::new(key), plan, false).output
@@ -91,7 +83,10 @@ impl<'scope, T: EpochTime, I: Input + ExchangeData> AgentStream<'scope, T, I> fo
     }
 
     fn key_by<K: Key>(self, key: impl Fn(&I) -> K + 'static) -> KeyedStream<'scope, T, K, I> {
-        KeyedStream { stream: self.map(move |value| (key(&value), value)), partitioned: false }
+        KeyedStream {
+            stream: self.map(move |value| (key(&value), value)),
+            partitioned: false,
+        }
     }
 
     fn key_by_value(self) -> KeyedStream<'scope, T, I, I>
@@ -121,11 +116,7 @@ pub struct AgentStreams<'scope, T: EpochTime, I: 'static, O: 'static> {
 }
 
 impl<'scope, T: EpochTime, I: Clone + 'static, O: 'static> AgentStreams<'scope, T, I, O> {
-    fn pick<V: 'static>(
-        &self,
-        name: &str,
-        pick: impl Fn(Tagged) -> Option<V> + 'static,
-    ) -> StreamVec<'scope, T, V> {
+    fn pick<V: 'static>(&self, name: &str, pick: impl Fn(Tagged) -> Option<V> + 'static) -> StreamVec<'scope, T, V> {
         let tagged = self.tagged.clone().expect("these streams were made with a tagged port");
         tagged.unary(Pipeline, name, move |_, _| {
             move |input, output| {
@@ -144,7 +135,10 @@ impl<'scope, T: EpochTime, I: Clone + 'static, O: 'static> AgentStreams<'scope, 
     /// # Panics
     /// When the side output is another agent's.
     pub fn side<V: Clone + 'static>(&self, tag: Tag<V>) -> StreamVec<'scope, T, V> {
-        assert_eq!(tag.agent, self.agent, "a side output belongs to the agent that declared it");
+        assert_eq!(
+            tag.agent, self.agent,
+            "a side output belongs to the agent that declared it"
+        );
         self.pick("Side", move |item| match item {
             Tagged::Side { tag: index, value } if index == tag.index => {
                 value.downcast::<V>().ok().map(Rc::unwrap_or_clone)
@@ -157,10 +151,29 @@ impl<'scope, T: EpochTime, I: Clone + 'static, O: 'static> AgentStreams<'scope, 
     pub fn dead_letters(&self) -> StreamVec<'scope, T, DeadLetter<I>> {
         self.pick("DeadLetters", |item| match item {
             Tagged::Dead(letter) => {
-                let DeadLetter { key, epoch, sequence, action, attempts, error, input, sent } =
-                    Rc::unwrap_or_clone(letter);
-                let input = input.and_then(|input| input.downcast::<I>().ok()).map(Rc::unwrap_or_clone);
-                Some(DeadLetter { key, epoch, sequence, action, attempts, error, input, sent })
+                let DeadLetter {
+                    key,
+                    epoch,
+                    sequence,
+                    action,
+                    attempts,
+                    error,
+                    input,
+                    sent,
+                } = Rc::unwrap_or_clone(letter);
+                let input = input
+                    .and_then(|input| input.downcast::<I>().ok())
+                    .map(Rc::unwrap_or_clone);
+                Some(DeadLetter {
+                    key,
+                    epoch,
+                    sequence,
+                    action,
+                    attempts,
+                    error,
+                    input,
+                    sent,
+                })
             }
             _ => None,
         })
@@ -233,7 +246,10 @@ where
     options.on_end = Some(plan.run_stats());
     let observed = Rc::new(Cell::new(false));
     let behavior = AgentBehavior::<K, I, O>::new(plan, Rc::clone(&observed));
-    (keyed_mailbox::<T, V, _, N, _, E>(stream, pact, intake, behavior, options), observed)
+    (
+        keyed_mailbox::<T, V, _, N, _, E>(stream, pact, intake, behavior, options),
+        observed,
+    )
 }
 
 /// The outputs of an agent and the facts of its memory. The facts port exists only in this form.
@@ -260,7 +276,10 @@ pub struct KeyedStream<'scope, T: EpochTime, K: Key, V: 'static> {
 impl<'scope, T: EpochTime, K: Key + ExchangeData, V: Input + ExchangeData> KeyedStream<'scope, T, K, V> {
     /// Runs an agent for each key.
     pub fn agent<O: 'static>(self, plan: &Plan<V, O>) -> KeyedStream<'scope, T, K, O> {
-        KeyedStream { stream: self.build(plan, false).output, partitioned: true }
+        KeyedStream {
+            stream: self.build(plan, false).output,
+            partitioned: true,
+        }
     }
 
     /// The same, with side outputs, dead letters and observed events.
@@ -272,7 +291,13 @@ impl<'scope, T: EpochTime, K: Key + ExchangeData, V: Input + ExchangeData> Keyed
         O: Clone,
     {
         let streams = self.build(plan, true);
-        (KeyedStream { stream: streams.output.clone(), partitioned: true }, streams)
+        (
+            KeyedStream {
+                stream: streams.output.clone(),
+                partitioned: true,
+            },
+            streams,
+        )
     }
 
     fn build<O: 'static>(self, plan: &Plan<V, O>, tagged: bool) -> AgentStreams<'scope, T, V, (K, O)> {
@@ -292,13 +317,19 @@ impl<'scope, T: EpochTime, K: Key, V: 'static> KeyedStream<'scope, T, K, V> {
     /// Changes values; keys and partitioning stay.
     pub fn map_values<W: 'static>(self, change: impl Fn(V) -> W + 'static) -> KeyedStream<'scope, T, K, W> {
         let stream = self.stream.map(move |(key, value)| (key, change(value)));
-        KeyedStream { stream, partitioned: self.partitioned }
+        KeyedStream {
+            stream,
+            partitioned: self.partitioned,
+        }
     }
 
     /// Computes other keys; values are exchanged before the next agent.
     pub fn key_by<L: Key>(self, key: impl Fn(&K, &V) -> L + 'static) -> KeyedStream<'scope, T, L, V> {
         let stream = self.stream.map(move |(k, value)| (key(&k, &value), value));
-        KeyedStream { stream, partitioned: false }
+        KeyedStream {
+            stream,
+            partitioned: false,
+        }
     }
 
     /// The values without their keys.
@@ -330,7 +361,11 @@ impl<K: Key, V> Intake<(K, V)> for AtOwner {
 
     #[inline]
     fn key<'a>(&'a self, item: &'a (K, V)) -> &'a K {
-        debug_assert_eq!(self.groups.owner_of(&item.0, self.peers), self.index, "a chained value is with its owner");
+        debug_assert_eq!(
+            self.groups.owner_of(&item.0, self.peers),
+            self.index,
+            "a chained value is with its owner"
+        );
         &item.0
     }
 

@@ -67,14 +67,18 @@ impl<O> Run<O> {
 
     /// A call or pause is over; whether a task can go on because of it.
     pub(crate) fn complete(&mut self, call: CallRef, result: CallResult) -> bool {
-        let Some(Some(task)) = self.tasks.get_mut(call.task as usize) else { return false };
+        let Some(Some(task)) = self.tasks.get_mut(call.task as usize) else {
+            return false;
+        };
         if task.retry == Some(call.call) {
             task.retry = None;
             return self.make_ready(call.task);
         }
         let cell = {
             let mut calls = task.cell.calls.borrow_mut();
-            let Some(at) = calls.iter().position(|(c, _)| *c == call.call) else { return false };
+            let Some(at) = calls.iter().position(|(c, _)| *c == call.call) else {
+                return false;
+            };
             calls.swap_remove(at).1
         };
         *cell.result.borrow_mut() = Some(result);
@@ -125,7 +129,12 @@ pub(crate) struct TaskWaker {
 
 impl TaskWaker {
     pub(crate) fn new(queue: CompletionQueue, run: RunToken, task: u32) -> Arc<Self> {
-        Arc::new(TaskWaker { queue, run, task, woken: AtomicBool::new(false) })
+        Arc::new(TaskWaker {
+            queue,
+            run,
+            task,
+            woken: AtomicBool::new(false),
+        })
     }
 
     /// The task is about to be polled: from now on a wake-up counts again.
@@ -141,7 +150,10 @@ impl Wake for TaskWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.woken.swap(true, Ordering::SeqCst) {
-            self.queue.push(Completion::Wake { run: self.run, task: self.task });
+            self.queue.push(Completion::Wake {
+                run: self.run,
+                task: self.task,
+            });
         }
     }
 }

@@ -31,7 +31,10 @@ pub fn stable_hash<K: Serialize + ?Sized>(key: &K) -> u64 {
 /// Mixes two words into one; used to chain ids to their parents.
 #[inline]
 pub fn mix(state: u64, value: u64) -> u64 {
-    (state.rotate_left(23) ^ value).wrapping_mul(0x9E6C_63D0_876A_9A35).rotate_left(29).wrapping_add(value)
+    (state.rotate_left(23) ^ value)
+        .wrapping_mul(0x9E6C_63D0_876A_9A35)
+        .rotate_left(29)
+        .wrapping_add(value)
 }
 
 const SEED: u64 = 0x7469_6D65_6C79_2D61;
@@ -84,7 +87,10 @@ impl StableHasher {
     }
 
     fn parts(self, kind: Kind, length: Option<usize>) -> Parts {
-        Parts { hasher: self.word(kind, 0, length.map_or(u64::MAX, |n| n as u64)), count: 0 }
+        Parts {
+            hasher: self.word(kind, 0, length.map_or(u64::MAX, |n| n as u64)),
+            count: 0,
+        }
     }
 }
 
@@ -195,7 +201,9 @@ impl ser::Serializer for StableHasher {
         _variant: &'static str,
         length: usize,
     ) -> Result<Parts, Error> {
-        Ok(self.word(Kind::Variant, 2, u64::from(index)).parts(Kind::Seq, Some(length)))
+        Ok(self
+            .word(Kind::Variant, 2, u64::from(index))
+            .parts(Kind::Seq, Some(length)))
     }
     fn serialize_map(self, length: Option<usize>) -> Result<Parts, Error> {
         Ok(self.parts(Kind::Map, length))
@@ -210,7 +218,9 @@ impl ser::Serializer for StableHasher {
         _variant: &'static str,
         length: usize,
     ) -> Result<Parts, Error> {
-        Ok(self.word(Kind::Variant, 3, u64::from(index)).parts(Kind::Struct, Some(length)))
+        Ok(self
+            .word(Kind::Variant, 3, u64::from(index))
+            .parts(Kind::Struct, Some(length)))
     }
 }
 
@@ -289,7 +299,13 @@ mod tests {
         assert_eq!(known, FROZEN);
     }
 
-    const FROZEN: [u64; 5] = [0; 5];
+    const FROZEN: [u64; 5] = [
+        8_120_112_884_884_409_611,
+        18_051_187_041_055_857_664,
+        16_534_714_693_329_012_974,
+        5_236_690_655_516_068_625,
+        10_197_107_912_354_520_840,
+    ];
 
     #[test]
     fn keys_of_different_kind_or_split_differ() {

@@ -101,7 +101,17 @@ where
     B: Behavior,
     E: Emission<B::Key, B::Output>,
 {
-    let Options { name, limits, groups, tagged, facts, clock, on_failure, on_end, on_load } = options;
+    let Options {
+        name,
+        limits,
+        groups,
+        tagged,
+        facts,
+        clock,
+        on_failure,
+        on_end,
+        on_load,
+    } = options;
     let scope = stream.scope();
     let worker = scope.worker();
     let (index, peers) = (worker.index(), worker.peers());
@@ -202,7 +212,11 @@ where
             }
         }
     });
-    Streams { output, tagged: tagged_stream, facts: facts_stream }
+    Streams {
+        output,
+        tagged: tagged_stream,
+        facts: facts_stream,
+    }
 }
 
 fn caller(queue: &CompletionQueue) -> Result<Caller, Failure> {

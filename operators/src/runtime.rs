@@ -27,7 +27,10 @@ pub struct RuntimeOptions {
 
 impl Default for RuntimeOptions {
     fn default() -> Self {
-        RuntimeOptions { async_threads: 2, blocking_threads: 64 }
+        RuntimeOptions {
+            async_threads: 2,
+            blocking_threads: 64,
+        }
     }
 }
 
@@ -39,12 +42,18 @@ static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 /// When the threads cannot be made, a size is zero, or there is a runtime already.
 pub fn configure(options: RuntimeOptions) -> io::Result<()> {
     if options.async_threads == 0 || options.blocking_threads == 0 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a runtime needs at least one thread of each kind"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a runtime needs at least one thread of each kind",
+        ));
     }
     let runtime = build(options)?;
-    RUNTIME
-        .set(runtime)
-        .map_err(|_| io::Error::new(io::ErrorKind::AlreadyExists, "the runtime is in use; configure it before"))
+    RUNTIME.set(runtime).map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "the runtime is in use; configure it before",
+        )
+    })
 }
 
 fn build(options: RuntimeOptions) -> io::Result<Runtime> {
@@ -99,7 +108,8 @@ impl Caller {
             CallJob::Blocking(body) => self
                 .handle
                 .spawn_blocking(move || {
-                    let result = quiet::catch(body).unwrap_or_else(|panic| Err(CallFailure::Panicked(panic.to_string())));
+                    let result =
+                        quiet::catch(body).unwrap_or_else(|panic| Err(CallFailure::Panicked(panic.to_string())));
                     queue.push(Completion::Call { call, result });
                 })
                 .abort_handle(),

@@ -24,7 +24,10 @@ pub struct Slab<V> {
 
 impl<V> Default for Slab<V> {
     fn default() -> Self {
-        Slab { places: Vec::new(), free: Vec::new() }
+        Slab {
+            places: Vec::new(),
+            free: Vec::new(),
+        }
     }
 }
 
@@ -33,8 +36,14 @@ impl<V> Slab<V> {
     #[inline]
     pub fn vacant(&self) -> RunToken {
         match self.free.last() {
-            Some(&index) => RunToken { index, generation: self.places[index as usize].generation },
-            None => RunToken { index: self.places.len() as u32, generation: 0 },
+            Some(&index) => RunToken {
+                index,
+                generation: self.places[index as usize].generation,
+            },
+            None => RunToken {
+                index: self.places.len() as u32,
+                generation: 0,
+            },
         }
     }
 
@@ -48,7 +57,10 @@ impl<V> Slab<V> {
             Some(index) => self.places[index as usize].value = Some(value),
             None => {
                 assert!(self.places.len() < u32::MAX as usize, "fewer than 2^32 runs in flight");
-                self.places.push(Place { generation: 0, value: Some(value) });
+                self.places.push(Place {
+                    generation: 0,
+                    value: Some(value),
+                });
             }
         }
         token
@@ -58,7 +70,11 @@ impl<V> Slab<V> {
     #[inline]
     pub fn get_mut(&mut self, token: RunToken) -> Option<&mut V> {
         let place = self.places.get_mut(token.index as usize)?;
-        if place.generation == token.generation { place.value.as_mut() } else { None }
+        if place.generation == token.generation {
+            place.value.as_mut()
+        } else {
+            None
+        }
     }
 
     /// Removes a value; its token names nothing from then on.
@@ -89,7 +105,10 @@ impl<V> Slab<V> {
     /// The values with their tokens, in order of place.
     pub fn iter(&self) -> impl Iterator<Item = (RunToken, &V)> {
         self.places.iter().enumerate().filter_map(|(index, place)| {
-            let token = RunToken { index: index as u32, generation: place.generation };
+            let token = RunToken {
+                index: index as u32,
+                generation: place.generation,
+            };
             place.value.as_ref().map(|value| (token, value))
         })
     }

@@ -42,7 +42,13 @@ pub(crate) struct SlotColumn<V> {
 
 impl<V: Serialize + 'static> SlotColumn<V> {
     pub(crate) fn new(name: &str, sensory: bool) -> Self {
-        SlotColumn { name: name.into(), sensory, values: Vec::new(), log: Vec::new(), stale: Vec::new() }
+        SlotColumn {
+            name: name.into(),
+            sensory,
+            values: Vec::new(),
+            log: Vec::new(),
+            stale: Vec::new(),
+        }
     }
 
     #[inline]
@@ -142,8 +148,9 @@ impl<V: Serialize + 'static> Column for SlotColumn<V> {
             && std::mem::take(stale)
         {
             let value = self.values[key.index()].as_ref().map(|value| {
-                postcard::to_allocvec(value)
-                    .unwrap_or_else(|error| panic!("slot {:?} holds a value that cannot be encoded: {error}", self.name))
+                postcard::to_allocvec(value).unwrap_or_else(|error| {
+                    panic!("slot {:?} holds a value that cannot be encoded: {error}", self.name)
+                })
             });
             each(What::Slot(self.name.clone()), value);
         }

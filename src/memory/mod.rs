@@ -22,10 +22,10 @@ use timely_agents_operators::fact::What;
 use timely_agents_operators::keys::KeyId;
 
 pub(crate) use self::column::{Column, SlotColumn};
-pub use self::path::PathError;
 pub(crate) use self::path::PathColumn;
-pub use self::slot::{Remembered, Slot};
+pub use self::path::PathError;
 pub(crate) use self::slot::SlotPlan;
+pub use self::slot::{Remembered, Slot};
 
 /// A logged write taken out of its column: what it takes to undo it or, for a suspended task, to redo it.
 pub(crate) struct Entry {
@@ -50,10 +50,14 @@ pub(crate) const SENSORY_PATHS: u32 = 1;
 
 impl Memory {
     pub(crate) fn new(slots: &[SlotPlan], facts: bool) -> Self {
-        let mut columns: Vec<Box<dyn Column>> =
-            vec![Box::new(PathColumn::new(false)), Box::new(PathColumn::new(true))];
+        let mut columns: Vec<Box<dyn Column>> = vec![Box::new(PathColumn::new(false)), Box::new(PathColumn::new(true))];
         columns.extend(slots.iter().map(SlotPlan::column));
-        Memory { columns, touched: Vec::new(), facts, changed: false }
+        Memory {
+            columns,
+            touched: Vec::new(),
+            facts,
+            changed: false,
+        }
     }
 
     pub(crate) fn admit(&mut self, keys: usize) {
@@ -102,7 +106,11 @@ impl Memory {
     pub(crate) fn swap_out(&mut self, key: KeyId) -> Vec<Entry> {
         let mut log = Vec::with_capacity(self.touched.len());
         while let Some(column) = self.touched.pop() {
-            log.push(Entry { column, value: self.columns[column as usize].swap_out(key), restore: true });
+            log.push(Entry {
+                column,
+                value: self.columns[column as usize].swap_out(key),
+                restore: true,
+            });
         }
         log
     }
@@ -119,7 +127,11 @@ impl Memory {
     pub(crate) fn take_log(&mut self, undo: &mut Vec<Entry>) {
         let from = undo.len();
         while let Some(column) = self.touched.pop() {
-            undo.push(Entry { column, value: self.columns[column as usize].take_log(), restore: true });
+            undo.push(Entry {
+                column,
+                value: self.columns[column as usize].take_log(),
+                restore: true,
+            });
         }
         undo[from..].reverse();
     }

@@ -85,11 +85,18 @@ pub(crate) struct PathColumn {
 
 impl PathColumn {
     pub(crate) fn new(sensory: bool) -> Self {
-        PathColumn { sensory, trees: HashMap::default(), log: Vec::new(), stale: HashMap::default() }
+        PathColumn {
+            sensory,
+            trees: HashMap::default(),
+            log: Vec::new(),
+            stale: HashMap::default(),
+        }
     }
 
     pub(crate) fn get<V: Remembered>(&self, key: KeyId, path: &str) -> Result<Option<V>, PathError> {
-        let Some(value) = self.trees.get(&key).and_then(|tree| tree.get(path)) else { return Ok(None) };
+        let Some(value) = self.trees.get(&key).and_then(|tree| tree.get(path)) else {
+            return Ok(None);
+        };
         match (&**value as &dyn Any).downcast_ref::<V>() {
             Some(value) => Ok(Some(value.clone())),
             None => Err(PathError::OtherType {
@@ -105,13 +112,21 @@ impl PathColumn {
         if path.split('.').any(str::is_empty) {
             return Err(PathError::Empty(path.into()));
         }
-        let Some(tree) = self.trees.get(&key) else { return Ok(()) };
+        let Some(tree) = self.trees.get(&key) else {
+            return Ok(());
+        };
         if let Some(child) = below(tree, path).next() {
-            return Err(PathError::IsObject { path: path.into(), child: child.to_string() });
+            return Err(PathError::IsObject {
+                path: path.into(),
+                child: child.to_string(),
+            });
         }
         for (dot, _) in path.match_indices('.') {
             if tree.contains_key(&path[..dot]) {
-                return Err(PathError::BelowValue { path: path.into(), parent: path[..dot].into() });
+                return Err(PathError::BelowValue {
+                    path: path.into(),
+                    parent: path[..dot].into(),
+                });
             }
         }
         Ok(())
@@ -144,14 +159,18 @@ impl PathColumn {
 
     /// The values at and below `path`.
     pub(crate) fn at_and_below(&self, key: KeyId, path: &str) -> Vec<Rc<str>> {
-        let Some(tree) = self.trees.get(&key) else { return Vec::new() };
+        let Some(tree) = self.trees.get(&key) else {
+            return Vec::new();
+        };
         let own = tree.get_key_value(path).map(|(path, _)| Rc::clone(path));
         own.into_iter().chain(below(tree, path).cloned()).collect()
     }
 
     /// Every path that holds a value, in order.
     pub(crate) fn all(&self, key: KeyId) -> Vec<Rc<str>> {
-        self.trees.get(&key).map_or_else(Vec::new, |tree| tree.keys().cloned().collect())
+        self.trees
+            .get(&key)
+            .map_or_else(Vec::new, |tree| tree.keys().cloned().collect())
     }
 
     /// Takes away the value at one path.
@@ -172,9 +191,15 @@ impl PathColumn {
 }
 
 fn below<'a>(tree: &'a Tree, path: &str) -> impl Iterator<Item = &'a Rc<str>> {
-    let prefix = if path.is_empty() { String::new() } else { format!("{path}.") };
+    let prefix = if path.is_empty() {
+        String::new()
+    } else {
+        format!("{path}.")
+    };
     let from: Rc<str> = prefix.as_str().into();
-    tree.range((Bound::Included(from), Bound::Unbounded)).map(|(path, _)| path).take_while(move |p| p.starts_with(&prefix))
+    tree.range((Bound::Included(from), Bound::Unbounded))
+        .map(|(path, _)| path)
+        .take_while(move |p| p.starts_with(&prefix))
 }
 
 fn placed(boxed: Box<dyn Any>) -> Placed {

@@ -1,0 +1,4 @@
+//! The operators crate from outside: one binary, a module for each subject.
+#![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
+
+mod cluster;
