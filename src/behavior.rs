@@ -125,8 +125,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             };
             open.ctx.task.reuse(index, mix(ROOT, u64::from(index)), 1);
             core.begin_step();
-            if let Err(error) = take_step(core, &open.ctx.task, || body(&input, &open.ctx)) {
-                let message = error.to_string();
+            if let Err(message) = take_step(core, &open.ctx.task, || body(&input, &open.ctx)) {
                 match judge(core, &mut open.stats[index as usize], index, 1, true, &message) {
                     Verdict::GoOn => {}
                     Verdict::Stop(failure) => return Progress::Failed(failure),
@@ -188,8 +187,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             let path = mix(path, u64::from(index));
             open.ctx.task.reuse(index, path, 1);
             core.begin_step();
-            if let Err(error) = take_step(core, &open.ctx.task, || body(&**value, &open.ctx)) {
-                let message = error.to_string();
+            if let Err(message) = take_step(core, &open.ctx.task, || body(&**value, &open.ctx)) {
                 match judge(core, &mut open.stats[index as usize], index, 1, true, &message) {
                     Verdict::GoOn => {}
                     Verdict::Stop(failure) => return Progress::Failed(failure),
@@ -417,7 +415,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         // What the future still holds is dropped while its step is active, so that it cannot touch another.
         let dropped = quiet::catch(|| drop(task.future.take()));
         let result = result.and_then(|()| dropped.map_err(|panic| panic.to_string()));
-        let result = result.and_then(|()| core.fault.take().map_or(Ok(()), Err));
+        let result = result.and_then(|()| core.take_fault().map_or(Ok(()), Err));
         match result {
             Ok(()) => {
                 core.publish_step(&task.cell);
@@ -426,7 +424,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 None
             }
             Err(message) => {
-                core.fault.take();
+                core.take_fault();
                 core.undo_step();
                 let cell = &task.cell;
                 let flushed = cell.flushes.get().max(cell.flushed_before.get());
@@ -516,7 +514,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             core.begin_step();
             core.restore_step(task.saved.take());
             let _: Result<(), Panic> = quiet::catch(|| drop(task));
-            core.fault.take();
+            core.take_fault();
             core.undo_step();
         }
         core.staged.borrow_mut().queue.clear();
@@ -601,34 +599,27 @@ fn judge<O>(core: &Core<O>, stats: &mut ActionStats, index: u32, attempt: u32, a
     }
 }
 
-/// Runs the body of a task that does not wait, and commits or undoes its step.
+/// Runs the body of a task that does not wait, and commits or undoes its step; what went wrong, as text.
 #[inline]
-fn take_step<O>(core: &Core<O>, task: &TaskCell, body: impl FnOnce() -> Result<(), Error>) -> Result<(), StepError> {
-    let result = match quiet::catch(body) {
-        Ok(Ok(())) => match core.fault.take() {
-            None => {
-                core.publish_step(task);
-                return Ok(());
-            }
-            Some(message) => StepError::Fault(message),
-        },
-        Ok(Err(error)) => StepError::Action(error),
-        Err(panic) => StepError::Panic(panic),
-    };
-    core.fault.take();
-    core.undo_step();
-    Err(result)
+fn take_step<O>(core: &Core<O>, task: &TaskCell, body: impl FnOnce() -> Result<(), Error>) -> Result<(), String> {
+    let result = quiet::catch(body);
+    if matches!(result, Ok(Ok(()))) && !core.has_fault() {
+        core.publish_step(task);
+        Ok(())
+    } else {
+        Err(undo_failed(core, result))
+    }
 }
 
-/// Why a step has failed.
-#[derive(Debug, thiserror::Error)]
-enum StepError {
-    #[error("{0}")]
-    Action(Error),
-    #[error("{0}")]
-    Panic(Panic),
-    #[error("{0}")]
-    Fault(String),
+#[cold]
+fn undo_failed<O>(core: &Core<O>, result: Result<Result<(), Error>, Panic>) -> String {
+    let fault = core.take_fault();
+    core.undo_step();
+    match result {
+        Ok(Ok(())) => fault.unwrap_or_default(),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => panic.to_string(),
+    }
 }
 
 impl<O> crate::plan::Program<O> {
@@ -770,6 +761,10 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
 
     fn admit(&mut self, keys: usize) {
         self.opened().1.core.memory.borrow_mut().admit(keys);
+    }
+
+    fn touch(&mut self, keys: &[KeyId]) {
+        self.opened().1.core.memory.borrow().touch(keys);
     }
 
     #[inline]

@@ -254,7 +254,7 @@ pub(crate) struct Core<O: 'static> {
     /// Whether somebody observes events.
     pub(crate) observed: Rc<Cell<bool>>,
     /// What is wrong with the active step, though its action does not know.
-    pub(crate) fault: Cell<Option<String>>,
+    fault: RefCell<Option<String>>,
     /// What the active run has sent, for a dead letter.
     pub(crate) history: RefCell<Vec<(u32, Payload)>>,
     /// Whether `history` is kept.
@@ -290,7 +290,7 @@ impl<O> Core<O> {
             notifying: Cell::new(None),
             ended: Cell::new(false),
             observed,
-            fault: Cell::new(None),
+            fault: RefCell::default(),
             history: RefCell::default(),
             keeps_sent,
             name_hash: stable_hash(&program.name),
@@ -423,7 +423,16 @@ impl<O> Core<O> {
 
     /// Lets the active step fail when it ends.
     pub(crate) fn fault(&self, message: String) {
-        self.fault.set(Some(message));
+        *self.fault.borrow_mut() = Some(message);
+    }
+
+    #[inline]
+    pub(crate) fn has_fault(&self) -> bool {
+        self.fault.borrow().is_some()
+    }
+
+    pub(crate) fn take_fault(&self) -> Option<String> {
+        self.fault.take()
     }
 
     /// Identifies the active run: the same in every execution that gives the key the same inputs.

@@ -136,22 +136,14 @@ impl<O> Ctx<O> {
         column.put(self.core.key(), value);
     }
 
-    /// Changes what the key remembers in `slot`, starting from the default when there is nothing.
+    /// Changes what the key remembers in `slot`, starting from the default when there is nothing. Memory cannot
+    /// be used inside `change`.
     #[inline]
     pub fn update<V: Remembered + Default, R>(&self, slot: Slot<V>, change: impl FnOnce(&mut V) -> R) -> R {
         self.own(slot);
-        let key = self.core.key();
-        // The value is taken out while it is changed, so that `change` may use the context.
-        let mut value = {
-            let mut memory = self.core.writable();
-            let column: &mut SlotColumn<V> = memory.write(slot.column).expect("a slot is of its column's type");
-            column.take_for_update(key).unwrap_or_default()
-        };
-        let result = change(&mut value);
         let mut memory = self.core.writable();
-        let column: &mut SlotColumn<V> = memory.column_mut(slot.column).expect("a slot is of its column's type");
-        column.set_unlogged(key, value);
-        result
+        let column: &mut SlotColumn<V> = memory.write(slot.column).expect("a slot is of its column's type");
+        change(column.change(self.core.key()).get_or_insert_with(V::default))
     }
 
     /// Takes what the key remembers in `slot`, which is forgotten.

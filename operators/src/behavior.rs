@@ -186,6 +186,9 @@ pub trait Behavior: 'static {
     /// Ids below `keys` are in use from now on.
     fn admit(&mut self, keys: usize);
 
+    /// Runs of `keys` are about to start: what they remember may be brought into the cache together.
+    fn touch(&mut self, keys: &[KeyId]);
+
     /// Starts a run and drives it as far as `fuel` and its waits allow.
     fn start(&mut self, head: &RunHead, work: Work<Self::Input>, fuel: &mut u32) -> Progress<Self::Run>;
 

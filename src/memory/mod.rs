@@ -60,6 +60,12 @@ impl Memory {
         }
     }
 
+    pub(crate) fn touch(&self, keys: &[KeyId]) {
+        for column in &self.columns {
+            column.touch(keys);
+        }
+    }
+
     pub(crate) fn admit(&mut self, keys: usize) {
         for column in &mut self.columns {
             column.admit(keys);
@@ -70,12 +76,6 @@ impl Memory {
     #[inline]
     pub(crate) fn column<C: Column>(&self, column: u32) -> Option<&C> {
         (&*self.columns[column as usize] as &dyn Any).downcast_ref()
-    }
-
-    /// A column as what it is, for a write that is logged already.
-    #[inline]
-    pub(crate) fn column_mut<C: Column>(&mut self, column: u32) -> Option<&mut C> {
-        (&mut *self.columns[column as usize] as &mut dyn Any).downcast_mut()
     }
 
     /// A column as what it is, for one write that the caller logs in it.

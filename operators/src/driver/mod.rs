@@ -47,6 +47,9 @@ use crate::stats::RunStats;
 use crate::time::EpochTime;
 use crate::timers::{TimerKey, Timers};
 
+/// Up to so many keys, their states are in the cache anyway.
+const CACHED_KEYS: usize = 1 << 14;
+
 /// Where the driver's output goes.
 pub trait Sink<T, O, S> {
     /// Items for the output port at `time`; leaves the vector empty.
@@ -321,19 +324,20 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 });
             }
         } else {
-            let mut ended = 0;
             if self.backlog.is_empty() {
                 self.stage(time, sink);
-                while *fuel > 0 && self.runs.len() < self.limits.runs_in_flight && self.phase == Phase::Open {
+                if self.index.len() > CACHED_KEYS {
+                    self.touch(&ids);
+                }
+                let mut ended = 0;
+                let mut head = self.head(time);
+                while self.has_room(*fuel) {
                     let Some((item, key)) = items.next() else { break };
                     let input = intake.input(item);
-                    match &mut self.states[key.index()].mailbox {
-                        None => {
-                            if self.begin(time, key, Work::Input(input), fuel, sink) {
-                                ended += 1;
-                            }
-                        }
-                        Some(_) => self.wait(time.clone(), key, input),
+                    if self.states[key.index()].mailbox.is_none() {
+                        ended += u64::from(self.begin(&mut head, time, key, Work::Input(input), fuel, sink));
+                    } else {
+                        self.wait(time.clone(), key, input);
                     }
                 }
                 self.stats.inline += ended;
@@ -355,6 +359,31 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         self.ids = ids;
     }
 
+    /// Whether another run may start now.
+    #[inline]
+    fn has_room(&self, fuel: u32) -> bool {
+        fuel > 0 && self.runs.len() < self.limits.runs_in_flight && matches!(self.phase, Phase::Open)
+    }
+
+    /// Brings what runs of `ids` will look at into the cache: the misses of a batch overlap.
+    fn touch(&mut self, ids: &[KeyId]) {
+        let busy = ids.iter().filter(|id| self.states[id.index()].mailbox.is_some()).count();
+        std::hint::black_box(busy);
+        self.behavior.touch(ids);
+    }
+
+    /// What runs at `time` are told of themselves, but for their key.
+    fn head(&self, time: &T) -> RunHead {
+        RunHead {
+            key: KeyId(0),
+            token: self.runs.vacant(),
+            sequence: 0,
+            epoch: time.epoch(),
+            event_time: time.event_time(),
+            now: self.now,
+        }
+    }
+
     /// Puts an input behind the work of its key.
     fn wait(&mut self, time: T, key: KeyId, input: B::Input) {
         let bytes = self.behavior.input_bytes(&input);
@@ -368,7 +397,15 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
 
     /// Starts a run of a key that has none; whether it ended at once. The caller accounts for its end.
     #[inline]
-    fn begin<K>(&mut self, time: &T, key: KeyId, work: Work<B::Input>, fuel: &mut u32, sink: &mut K) -> bool
+    fn begin<K>(
+        &mut self,
+        head: &mut RunHead,
+        time: &T,
+        key: KeyId,
+        work: Work<B::Input>,
+        fuel: &mut u32,
+        sink: &mut K,
+    ) -> bool
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
@@ -378,19 +415,14 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             "one run per key"
         );
         state.sequence += 1;
-        let head = RunHead {
-            key,
-            token: self.runs.vacant(),
-            sequence: state.sequence,
-            epoch: time.epoch(),
-            event_time: time.event_time(),
-            now: self.now,
-        };
+        head.key = key;
+        head.sequence = state.sequence;
+        head.token = self.runs.vacant();
         if let Some(seal) = &mut self.seal {
             seal.before_run(&mut self.behavior, key, time);
         }
         let notifying = matches!(work, Work::Notify { .. });
-        let progress = self.behavior.start(&head, work, fuel);
+        let progress = self.behavior.start(head, work, fuel);
         if E::KEYED {
             self.collect(key);
         }
@@ -407,11 +439,11 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 true
             }
             Progress::Suspended(run) => {
-                self.keep(head, time, run, false, notifying, sink);
+                self.keep(*head, time, run, false, notifying, sink);
                 false
             }
             Progress::Yielded(run) => {
-                self.keep(head, time, run, true, notifying, sink);
+                self.keep(*head, time, run, true, notifying, sink);
                 false
             }
             Progress::Failed(failure) => {
@@ -728,7 +760,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             self.wait(time, key, input);
         } else {
             self.stage(&time, sink);
-            if self.begin(&time, key, Work::Input(input), fuel, sink) {
+            let mut head = self.head(&time);
+            if self.begin(&mut head, &time, key, Work::Input(input), fuel, sink) {
                 self.stats.inline += 1;
                 self.ended(&time, key);
             }
@@ -822,7 +855,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             }
         };
         self.stage(&time, sink);
-        if self.begin(&time, key, work, fuel, sink) {
+        let mut head = self.head(&time);
+        if self.begin(&mut head, &time, key, work, fuel, sink) {
             self.ended(&time, key);
         }
     }
