@@ -69,7 +69,7 @@ enum Verdict {
     /// The run has ended as a dead letter.
     Dead,
     /// The job stops.
-    Stop(Failure),
+    Stop(Box<Failure>),
 }
 
 impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
@@ -103,9 +103,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let program = &plan.program;
         let core = &*open.core;
         if core.observed.get() {
+            core.common.attention.set(true);
             core.observe_start(INPUT, &input);
         }
         let triggers = program.triggers(INPUT);
+        let count = triggers.len();
         for (i, &index) in triggers.iter().enumerate() {
             if *fuel == 0 {
                 let mut run = self.promote(Some(Rc::new(input)));
@@ -137,12 +139,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                         let mut run = self.promote(Some(Rc::new(input)));
                         let event = Rc::clone(run.input.as_ref().expect("just put"));
                         let payload = Payload::Typed(Rc::clone(&event));
-                        run.queue.push_front(Queued {
-                            event: INPUT,
-                            payload,
-                            next: i as u32 + 1,
-                            path: ROOT,
-                        });
+                        let next = i as u32 + 1;
+                        if (next as usize) < count {
+                            run.queue.push_front(Queued { event: INPUT, payload, next, path: ROOT });
+                        }
                         self.retry_later(&mut run, head, index, event, mix(ROOT, u64::from(index)), 2, 0, pause);
                         return self.drive(head, run, fuel);
                     }
@@ -150,6 +150,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             } else {
                 open.stats[index as usize].finished += 1;
             }
+        }
+        if !core.common.attention.get() {
+            core.memory.borrow_mut().end_run(head.key);
+            return Progress::Done;
         }
         if core.staged.borrow().queue.is_empty() {
             self.end(head.key);
@@ -249,6 +253,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     /// Makes `run` the active one.
     fn activate(&mut self, run: &mut Run<O>) {
         let core = &*self.opened().1.core;
+        core.common.attention.set(true);
         core.identity.set(run.identity);
         core.notifying.set(run.notifying);
         std::mem::swap(&mut core.staged.borrow_mut().queue, &mut run.queue);
@@ -261,6 +266,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         std::mem::swap(&mut core.staged.borrow_mut().queue, &mut run.queue);
         std::mem::swap(&mut *core.undo.borrow_mut(), &mut run.undo);
         std::mem::swap(&mut *core.history.borrow_mut(), &mut run.history);
+        core.forget_run();
     }
 
     fn drive_active(&mut self, head: &RunHead, run: &mut Run<O>, fuel: &mut u32) -> Progress<()> {
@@ -475,7 +481,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let (limit, then) = plan.program.run_timeout.expect("only a plan with a limit expires");
         let message = format!("the run has not ended within {limit:?}");
         match then {
-            Exhausted::Fail => Progress::Failed(open.core.failure("", message)),
+            Exhausted::Fail => Progress::Failed(Box::new(open.core.failure("", message))),
             Exhausted::DeadLetter | Exhausted::Ignore => {
                 let input = run.input.take();
                 self.end_early(&mut run.tasks);
@@ -525,26 +531,26 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
 
     fn dead_letter(&mut self, input: Option<Rc<dyn Any>>, action: String, attempts: u32, error: String) {
         let core = &*self.opened().1.core;
-        let head = core.common.head.get();
+        let head = &core.common.head;
         let sent = core
             .history
             .take()
             .iter()
             .map(|(event, payload)| core.tell(*event, payload))
             .collect();
-        let key = core.keys.text(head.key);
+        let key = core.keys.text(head.key.get());
         tracing::warn!(
             agent = core.program.name,
             key,
-            epoch = head.epoch,
+            epoch = head.epoch.get(),
             action,
             error,
             "dead letter"
         );
         let letter = DeadLetter {
             key,
-            epoch: head.epoch,
-            sequence: head.sequence,
+            epoch: head.epoch.get(),
+            sequence: head.sequence.get(),
             action,
             attempts,
             error,
@@ -563,8 +569,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     fn end(&mut self, key: KeyId) {
         let core = &*self.opened().1.core;
         core.memory.borrow_mut().end_run(key);
-        core.notifying.set(None);
-        core.clear_history();
+        core.forget_run();
         debug_assert!(core.staged.borrow().sent.is_empty(), "steps end before their run");
     }
 }
@@ -587,7 +592,7 @@ fn judge<O>(core: &Core<O>, stats: &mut ActionStats, index: u32, attempt: u32, a
         Policy::Ignore => Exhausted::Ignore,
     };
     match then {
-        Exhausted::Fail => Verdict::Stop(core.failure(&action.name, message)),
+        Exhausted::Fail => Verdict::Stop(Box::new(core.failure(&action.name, message))),
         Exhausted::DeadLetter => {
             stats.dead_lettered += 1;
             Verdict::Dead
@@ -603,7 +608,13 @@ fn judge<O>(core: &Core<O>, stats: &mut ActionStats, index: u32, attempt: u32, a
 #[inline]
 fn take_step<O>(core: &Core<O>, task: &TaskCell, body: impl FnOnce() -> Result<(), Error>) -> Result<(), String> {
     let result = quiet::catch(body);
-    if matches!(result, Ok(Ok(()))) && !core.has_fault() {
+    if matches!(result, Ok(Ok(()))) {
+        if !core.common.attention.get() {
+            return Ok(());
+        }
+        if core.has_fault() {
+            return Err(undo_failed(core, result));
+        }
         core.publish_step(task);
         Ok(())
     } else {
@@ -771,7 +782,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     fn start(&mut self, head: &RunHead, work: Work<I>, fuel: &mut u32) -> Progress<Box<Run<O>>> {
         let (plan, open) = self.opened();
         let core = &*open.core;
-        core.common.head.set(*head);
+        core.common.head.set(head);
         match work {
             Work::Input(input) => {
                 core.identity
@@ -792,7 +803,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     }
 
     fn resume(&mut self, head: &RunHead, run: &mut Box<Run<O>>, fuel: &mut u32) -> Progress<()> {
-        self.opened().1.core.common.head.set(*head);
+        self.opened().1.core.common.head.set(head);
         self.drive_kept(head, run, fuel)
     }
 

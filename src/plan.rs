@@ -3,7 +3,6 @@
 use std::any::{TypeId, type_name};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug, Display, Formatter};
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -138,7 +137,6 @@ impl std::error::Error for BuildErrors {}
 /// A declared event, and the actions it triggers.
 pub(crate) struct EventPlan {
     pub(crate) name: String,
-    pub(crate) shared_name: Arc<str>,
     pub(crate) type_id: Option<TypeId>,
     type_name: &'static str,
     pub(crate) codec: Option<Codec>,
@@ -150,7 +148,6 @@ impl EventPlan {
     pub(crate) fn typed<E: Serialize + DeserializeOwned + 'static>(name: &str) -> Self {
         EventPlan {
             name: name.into(),
-            shared_name: name.into(),
             type_id: Some(TypeId::of::<E>()),
             type_name: type_name::<E>(),
             codec: Some(codec_of::<E>()),
@@ -161,7 +158,6 @@ impl EventPlan {
     fn dynamic(name: &str) -> Self {
         EventPlan {
             name: name.into(),
-            shared_name: name.into(),
             type_id: None,
             type_name: "DynamicEvent",
             codec: None,
@@ -507,9 +503,4 @@ impl<I, O> Serialize for Plan<I, O> {
         )?;
         plan.end()
     }
-}
-
-/// The name of an event as runs share it.
-pub(crate) fn shared(name: &str) -> Rc<str> {
-    name.into()
 }

@@ -69,7 +69,7 @@ pub enum Progress<R> {
     /// The run can go on, but its fuel is used up.
     Yielded(R),
     /// The job must stop.
-    Failed(Failure),
+    Failed(Box<Failure>),
 }
 
 /// Why an agent stops its job.

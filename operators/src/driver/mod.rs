@@ -447,7 +447,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 false
             }
             Progress::Failed(failure) => {
-                self.fail(failure);
+                self.fail(*failure);
                 false
             }
         }
@@ -817,7 +817,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                     self.control(token, sink);
                 }
             }
-            Progress::Failed(failure) => self.fail(failure),
+            Progress::Failed(failure) => self.fail(*failure),
         }
     }
 
@@ -933,6 +933,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         }
     }
 
+    #[cold]
     fn fail(&mut self, failure: Failure) {
         tracing::error!(%failure, "an agent stops its job");
         self.shut(Phase::Failed(failure));
