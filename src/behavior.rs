@@ -224,6 +224,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             notifying: core.notifying.get(),
             queue: std::mem::take(&mut core.staged.borrow_mut().queue),
             tasks: Vec::new(),
+            free: Vec::new(),
             ready: Default::default(),
             undo,
             history: core.history.take(),
@@ -339,18 +340,20 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         attempt: u32,
         flushed: u32,
     ) -> u32 {
-        let index = run.vacancy();
-        let fired = TaskWaker::new(self.opened().1.core.queue.clone(), head.token, index);
-        run.tasks[index as usize] = Some(Box::new(Task {
-            cell: TaskCell::new(index, action, path, attempt, flushed),
-            event,
-            future: None,
-            waker: Waker::from(Arc::clone(&fired)),
-            fired,
-            retry: None,
-            saved: None,
-        }));
-        index
+        let queue = self.opened().1.core.queue.clone();
+        run.place(|index| {
+            let fired = TaskWaker::new(queue, head.token, index);
+            Box::new(Task {
+                cell: TaskCell::new(index, action, path, attempt, flushed),
+                event,
+                future: None,
+                waker: Waker::from(Arc::clone(&fired)),
+                fired,
+                ready: false,
+                retry: None,
+                saved: None,
+            })
+        })
     }
 
     /// Places a task that starts after a pause.
@@ -382,6 +385,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     /// Takes one step of a task; what the run has come to if that ends the call.
     fn poll_task(&mut self, head: &RunHead, run: &mut Run<O>, index: u32) -> Option<Progress<()>> {
         let mut task = run.tasks[index as usize].take()?;
+        task.ready = false;
         let (plan, open) = self.opened();
         let core = &open.core;
         let action = plan.program.action(task.cell.action.get());
@@ -418,6 +422,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             Ok(Poll::Ready(result)) => result.map_err(|error| error.to_string()),
             Err(panic) => Err(panic.to_string()),
         };
+        run.vacate(index);
         // What the future still holds is dropped while its step is active, so that it cannot touch another.
         let dropped = quiet::catch(|| drop(task.future.take()));
         let result = result.and_then(|()| dropped.map_err(|panic| panic.to_string()));

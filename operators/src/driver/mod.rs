@@ -35,7 +35,7 @@ use tokio::task::AbortHandle;
 use self::mailbox::{Mailbox, Waiting};
 use self::seal::Seal;
 pub use self::shape::{Bare, ByRef, Emission, Intake, Paired, WithKey};
-use crate::behavior::{Behavior, CallJob, CallStart, Failure, Opening, Progress, RunHead, Work};
+use crate::behavior::{Behavior, CallJob, CallStart, Failure, Opening, Progress, RunHead, TimerStart, Work};
 use crate::completion::{CallFailure, CallRef, CallResult, CallValue, Completion, CompletionQueue};
 use crate::fact::Fact;
 use crate::group::KeyGroups;
@@ -102,6 +102,15 @@ struct ActiveCall {
     abort: Option<AbortHandle>,
 }
 
+/// Lists that travel between the behavior and the driver.
+#[derive(Default)]
+struct Requests {
+    cancelled: Vec<(u32, u32)>,
+    calls: Vec<CallStart>,
+    timers: Vec<TimerStart>,
+    notifications: Vec<u64>,
+}
+
 enum Deadline {
     /// A sleep is over.
     Timer(CallRef),
@@ -157,6 +166,7 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     held_back: Vec<KeyId>,
     timers: Timers<Deadline>,
     calls_running: usize,
+    requests: Requests,
     calls_waiting: VecDeque<(CallRef, Cow<'static, str>, CallJob)>,
 
     /// The time of what is staged in `items` and in the behavior's effects.
@@ -213,6 +223,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             held_back: Vec::new(),
             timers: Timers::default(),
             calls_running: 0,
+            requests: Requests::default(),
             calls_waiting: VecDeque::new(),
             staged: None,
             items: Vec::new(),
@@ -490,13 +501,13 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
-        let (cancelled, calls, timers, notifications) = self.behavior.effects(|effects| {
-            (
-                std::mem::take(&mut effects.cancelled),
-                std::mem::take(&mut effects.calls),
-                std::mem::take(&mut effects.timers),
-                std::mem::take(&mut effects.notifications),
-            )
+        // The lists keep their capacity: they are lent for the time of this call.
+        let Requests { mut cancelled, mut calls, mut timers, mut notifications } = std::mem::take(&mut self.requests);
+        self.behavior.effects(|effects| {
+            std::mem::swap(&mut effects.cancelled, &mut cancelled);
+            std::mem::swap(&mut effects.calls, &mut calls);
+            std::mem::swap(&mut effects.timers, &mut timers);
+            std::mem::swap(&mut effects.notifications, &mut notifications);
         });
         for CallStart {
             task,
@@ -504,7 +515,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             name: called,
             timeout,
             job,
-        } in calls
+        } in calls.drain(..)
         {
             let name = CallRef { run: token, task, call };
             let timer = timeout.map(|limit| {
@@ -521,7 +532,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             });
             self.calls_waiting.push_back((name, called, job));
         }
-        for timer in timers {
+        for timer in timers.drain(..) {
             let name = CallRef {
                 run: token,
                 task: timer.task,
@@ -537,17 +548,18 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 abort: None,
             });
         }
-        for (task, call) in cancelled {
+        for (task, call) in cancelled.drain(..) {
             self.forget_call(CallRef { run: token, task, call }, true);
         }
         self.start_calls(sink);
         if !notifications.is_empty() {
             let run = self.runs.get_mut(token).expect("in flight");
             let (key, time) = (run.head.key, run.time.clone());
-            for epoch in notifications {
+            for epoch in notifications.drain(..) {
                 self.register(key, &time, epoch);
             }
         }
+        self.requests = Requests { cancelled, calls, timers, notifications };
     }
 
     /// Does what a run that has ended asked for: of its calls nobody waits any more.
