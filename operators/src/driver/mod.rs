@@ -173,6 +173,8 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     staged: Option<T>,
     items: Vec<E::Item>,
     seal: Option<Seal<T>>,
+    /// Whether open work has changed since the least times of facts were asked for.
+    work_changed: bool,
     ids: Vec<KeyId>,
     waiting_bytes: usize,
     ahead_bytes: usize,
@@ -228,6 +230,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             staged: None,
             items: Vec::new(),
             seal: facts.then(|| Seal::new(groups, index.keys())),
+            work_changed: false,
             index,
             ids: Vec::new(),
             waiting_bytes: 0,
@@ -971,15 +974,20 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let changed = self.open.take_changed();
         if changed {
             self.open.minimal(into);
+            self.work_changed = true;
         }
         changed
     }
 
-    /// Writes the least times at which facts may still come to `into`; whether they may have changed.
+    /// Writes the least times at which facts may still come to `into` if they may have changed since last asked.
+    /// Comes after [`Driver::minimal`].
     pub fn minimal_facts(&mut self, into: &mut Vec<T>) -> bool {
         let Some(seal) = &mut self.seal else { return false };
-        seal.minimal(&self.open, into);
-        true
+        let changed = seal.take_changed() || std::mem::take(&mut self.work_changed);
+        if changed {
+            seal.minimal(&self.open, into);
+        }
+        changed
     }
 
     /// When the next timer is due, in microseconds of the clock.
