@@ -96,63 +96,38 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         )
     }
 
-    /// Drives a run that has not waited yet. `input` is boxed only when the run must be kept.
-    #[inline]
-    fn start_direct(&mut self, head: &RunHead, input: I, fuel: &mut u32) -> Progress<Box<Run<O>>> {
+    /// Drives a run that has not waited yet, from its action number `from` on. `input` is boxed only when the run
+    /// must be kept.
+    fn start_direct(&mut self, head: &RunHead, input: I, from: usize, fuel: &mut u32) -> Progress<Box<Run<O>>> {
         let (plan, open) = self.opened();
-        let program = &plan.program;
         let core = &*open.core;
-        if core.observed.get() {
+        if core.observed.get() && from == 0 {
             core.common.attention.set(true);
             core.observe_start(INPUT, &input);
         }
-        let triggers = program.triggers(INPUT);
-        let count = triggers.len();
-        for (i, &index) in triggers.iter().enumerate() {
+        let actions = plan.direct.as_deref().unwrap_or_default();
+        for (i, (index, body)) in actions.iter().enumerate().skip(from) {
             if *fuel == 0 {
-                let mut run = self.promote(Some(Rc::new(input)));
-                let payload = Payload::Typed(Rc::clone(run.input.as_ref().expect("just put")));
-                run.queue.push_front(Queued {
-                    event: INPUT,
-                    payload,
-                    next: i as u32,
-                    path: ROOT,
-                });
+                let run = self.keep_direct(input, i);
                 return Progress::Yielded(run);
             }
             *fuel -= 1;
-            let action = program.action(index);
-            let Body::Sync(body) = &action.body else {
-                unreachable!("direct plans take inputs by sync actions")
-            };
-            open.ctx.task.reuse(index, mix(ROOT, u64::from(index)), 1);
+            open.ctx.task.reuse(*index, mix(ROOT, u64::from(*index)), 1);
             core.begin_step();
-            if let Err(message) = take_step(core, &open.ctx.task, || body(&input, &open.ctx)) {
-                match judge(core, &mut open.stats[index as usize], index, 1, true, &message) {
-                    Verdict::GoOn => {}
-                    Verdict::Stop(failure) => return Progress::Failed(failure),
-                    Verdict::Dead => {
-                        let input: Rc<dyn Any> = Rc::new(input);
-                        return self.bury(&mut Vec::new(), Some(input), index, 1, message);
-                    }
-                    Verdict::Again { pause } => {
-                        let mut run = self.promote(Some(Rc::new(input)));
-                        let event = Rc::clone(run.input.as_ref().expect("just put"));
-                        let payload = Payload::Typed(Rc::clone(&event));
-                        let next = i as u32 + 1;
-                        if (next as usize) < count {
-                            run.queue.push_front(Queued { event: INPUT, payload, next, path: ROOT });
-                        }
-                        self.retry_later(&mut run, head, index, event, mix(ROOT, u64::from(index)), 2, 0, pause);
-                        return self.drive(head, run, fuel);
-                    }
-                }
-            } else {
-                open.stats[index as usize].finished += 1;
+            match take_step(core, &open.ctx.task, || body(&input, &open.ctx)) {
+                Ok(()) => open.stats[*index as usize].finished += 1,
+                Err(message) => return self.direct_failed(head, input, i, message, fuel),
             }
         }
+        self.direct_over(head, input, fuel)
+    }
+
+    /// The actions of an input are over; the events that they sent remain.
+    #[inline]
+    fn direct_over(&mut self, head: &RunHead, input: I, fuel: &mut u32) -> Progress<Box<Run<O>>> {
+        let core = &*self.opened().1.core;
         if !core.common.attention.get() {
-            core.memory.borrow_mut().end_run(head.key);
+            core.memory.borrow_mut().end_inline_run(head.key);
             return Progress::Done;
         }
         if core.staged.borrow().queue.is_empty() {
@@ -160,6 +135,41 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             return Progress::Done;
         }
         self.chain_direct(head, input, fuel)
+    }
+
+    /// Makes a run that is to go on with its input's action number `next` one that can be kept.
+    fn keep_direct(&mut self, input: I, next: usize) -> Box<Run<O>> {
+        let mut run = self.promote(Some(Rc::new(input)));
+        if next < self.plan.program.triggers(INPUT).len() {
+            let payload = Payload::Typed(Rc::clone(run.input.as_ref().expect("just put")));
+            run.queue.push_front(Queued { event: INPUT, payload, next: next as u32, path: ROOT });
+        }
+        run
+    }
+
+    /// Action number `i` of an input has failed and its step is undone.
+    #[cold]
+    fn direct_failed(
+        &mut self,
+        head: &RunHead,
+        input: I,
+        i: usize,
+        message: String,
+        fuel: &mut u32,
+    ) -> Progress<Box<Run<O>>> {
+        let (plan, open) = self.opened();
+        let index = plan.program.triggers(INPUT)[i];
+        match judge(&open.core, &mut open.stats[index as usize], index, 1, true, &message) {
+            Verdict::GoOn => self.start_direct(head, input, i + 1, fuel),
+            Verdict::Stop(failure) => Progress::Failed(failure),
+            Verdict::Dead => self.bury(&mut Vec::new(), Some(Rc::new(input)), index, 1, message),
+            Verdict::Again { pause } => {
+                let mut run = self.keep_direct(input, i + 1);
+                let event = Rc::clone(run.input.as_ref().expect("just put"));
+                self.retry_later(&mut run, head, index, event, mix(ROOT, u64::from(index)), 2, 0, pause);
+                self.drive(head, run, fuel)
+            }
+        }
     }
 
     /// Goes on with the events that the input's actions have sent.
@@ -793,8 +803,8 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
                 core.identity
                     .set(plan.identity.as_ref().map(|identify| identify(&input)));
                 core.notifying.set(None);
-                if plan.direct {
-                    return self.start_direct(head, input, fuel);
+                if plan.direct.is_some() {
+                    return self.start_direct(head, input, 0, fuel);
                 }
                 let input: Rc<dyn Any> = Rc::new(input);
                 self.start_kept(head, INPUT, input, fuel)
@@ -805,6 +815,52 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
                 self.start_kept(head, NOTIFICATION, Rc::new(Notification { epoch }), fuel)
             }
         }
+    }
+
+    #[inline]
+    fn start_batch(
+        &mut self,
+        head: &mut RunHead,
+        inputs: &mut impl Iterator<Item = (KeyId, u64, I)>,
+        fuel: &mut u32,
+    ) -> (u64, Option<Progress<Box<Run<O>>>>) {
+        let mut ended = 0;
+        let (plan, open) = self.opened();
+        let core = &*open.core;
+        let Some(actions) = plan.direct.as_deref().filter(|_| plan.identity.is_none() && !core.observed.get()) else {
+            let Some((key, sequence, input)) = inputs.next() else { return (0, None) };
+            (head.key, head.sequence) = (key, sequence);
+            return (0, Some(self.start(head, Work::Input(input), fuel)));
+        };
+        core.common.head.set(head);
+        'inputs: while *fuel > 0 {
+            let Some((key, sequence, input)) = inputs.next() else { break };
+            core.common.head.key.set(key);
+            core.common.head.sequence.set(sequence);
+            for (i, (index, body)) in actions.iter().enumerate() {
+                // A run is not cut short inside a batch: it may use a little more than there is.
+                *fuel = fuel.saturating_sub(1);
+                open.ctx.task.reuse(*index, mix(ROOT, u64::from(*index)), 1);
+                core.begin_step();
+                match take_step(core, &open.ctx.task, || body(&input, &open.ctx)) {
+                    Ok(()) => open.stats[*index as usize].finished += 1,
+                    Err(message) => {
+                        (head.key, head.sequence) = (key, sequence);
+                        let progress = self.direct_failed(head, input, i, message, fuel);
+                        return (ended, Some(progress));
+                    }
+                }
+            }
+            if !core.common.attention.get() {
+                core.memory.borrow_mut().end_inline_run(key);
+                ended += 1;
+                continue 'inputs;
+            }
+            (head.key, head.sequence) = (key, sequence);
+            let progress = self.direct_over(head, input, fuel);
+            return (ended, Some(progress));
+        }
+        (ended, None)
     }
 
     fn resume(&mut self, head: &RunHead, run: &mut Box<Run<O>>, fuel: &mut u32) -> Progress<()> {
@@ -866,7 +922,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         })
     }
 
-    fn input_bytes(&self, input: &I) -> usize {
+    fn input_bytes(input: &I) -> usize {
         postcard::experimental::serialized_size(input)
             .unwrap_or(0)
             .max(size_of::<I>())

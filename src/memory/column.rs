@@ -28,6 +28,10 @@ pub(crate) trait Column: Any {
     fn end_taken(&mut self, key: KeyId, replaced: Box<dyn Any>, facts: bool) -> bool;
     /// Hands over what has changed of `key` since last asked.
     fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>));
+    /// Whether values last from run to run and hold no memory of their own.
+    fn is_plain(&self) -> bool;
+    /// Empties the log: its writes are final.
+    fn clear_log(&mut self);
     /// Brings the values of `keys` into the cache, all at once rather than one by one.
     fn touch(&self, keys: &[KeyId]);
 }
@@ -137,6 +141,14 @@ impl<V: Serialize + 'static> Column for SlotColumn<V> {
 
     fn end_taken(&mut self, key: KeyId, _: Box<dyn Any>, facts: bool) -> bool {
         self.note(key, facts)
+    }
+
+    fn is_plain(&self) -> bool {
+        !self.sensory && !std::mem::needs_drop::<V>()
+    }
+
+    fn clear_log(&mut self) {
+        self.log.clear();
     }
 
     fn touch(&self, keys: &[KeyId]) {

@@ -249,6 +249,14 @@ impl Column for PathColumn {
         self.note(key, placed(replaced).0, facts)
     }
 
+    fn is_plain(&self) -> bool {
+        false
+    }
+
+    fn clear_log(&mut self) {
+        self.log.clear();
+    }
+
     fn touch(&self, _: &[KeyId]) {}
 
     fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>)) {

@@ -328,7 +328,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             let later = self.later.entry(epoch).or_default();
             for (item, key) in items {
                 let input = intake.input(item);
-                let bytes = self.behavior.input_bytes(&input);
+                let bytes = B::input_bytes(&input);
                 self.ahead_bytes += bytes;
                 later.push(Arrived {
                     time: time.clone(),
@@ -343,24 +343,14 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 if self.index.len() > CACHED_KEYS {
                     self.touch(&ids);
                 }
-                let mut ended = 0;
-                let mut head = self.head(time);
-                while self.has_room(*fuel) {
-                    let Some((item, key)) = items.next() else { break };
-                    let input = intake.input(item);
-                    if self.states[key.index()].mailbox.is_none() {
-                        ended += u64::from(self.begin(&mut head, time, key, Work::Input(input), fuel, sink));
-                    } else {
-                        self.wait(time.clone(), key, input);
-                    }
-                }
+                let ended = self.start_inputs(intake, time, &mut items, fuel, sink);
                 self.stats.inline += ended;
                 self.stats.runs += ended;
                 self.open.remove(time, ended);
             }
             for (item, key) in items {
                 let input = intake.input(item);
-                let bytes = self.behavior.input_bytes(&input);
+                let bytes = B::input_bytes(&input);
                 self.waiting_bytes += bytes;
                 self.backlog.push_back(Arrived {
                     time: time.clone(),
@@ -371,6 +361,65 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             }
         }
         self.ids = ids;
+    }
+
+    /// Starts runs of a batch as far as there is room; how many have ended.
+    #[inline]
+    fn start_inputs<V, N, K>(
+        &mut self,
+        intake: &N,
+        time: &T,
+        items: &mut impl Iterator<Item = (V, KeyId)>,
+        fuel: &mut u32,
+        sink: &mut K,
+    ) -> u64
+    where
+        N: Intake<V, Key = B::Key, Input = B::Input>,
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        let mut ended = 0;
+        let mut head = self.head(time);
+        // Where each run is looked at by itself.
+        let singly = self.seal.is_some() || E::KEYED;
+        while self.has_room(*fuel) {
+            if singly {
+                let Some((item, key)) = items.next() else { break };
+                let input = intake.input(item);
+                if self.states[key.index()].mailbox.is_none() {
+                    ended += u64::from(self.begin(&mut head, time, key, Work::Input(input), fuel, sink));
+                } else {
+                    self.wait(time.clone(), key, input);
+                }
+                continue;
+            }
+            head.token = self.runs.vacant();
+            let (states, waiting_bytes) = (&mut self.states, &mut self.waiting_bytes);
+            let mut free = std::iter::from_fn(|| {
+                loop {
+                    let (item, key) = items.next()?;
+                    let input = intake.input(item);
+                    let state = &mut states[key.index()];
+                    match &mut state.mailbox {
+                        None => {
+                            state.sequence += 1;
+                            return Some((key, state.sequence, input));
+                        }
+                        Some(mailbox) => {
+                            let bytes = B::input_bytes(&input);
+                            *waiting_bytes += bytes;
+                            mailbox.push_input(time.clone(), bytes, input);
+                        }
+                    }
+                }
+            });
+            let (ended_at_once, last) = self.behavior.start_batch(&mut head, &mut free, fuel);
+            ended += ended_at_once;
+            match last {
+                Some(progress) => ended += u64::from(self.started(&head, time, progress, false, sink)),
+                None => break,
+            }
+        }
+        ended
     }
 
     /// Whether another run may start now.
@@ -400,7 +449,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
 
     /// Puts an input behind the work of its key.
     fn wait(&mut self, time: T, key: KeyId, input: B::Input) {
-        let bytes = self.behavior.input_bytes(&input);
+        let bytes = B::input_bytes(&input);
         self.waiting_bytes += bytes;
         let mailbox = self.states[key.index()]
             .mailbox
@@ -437,6 +486,23 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         }
         let notifying = matches!(work, Work::Notify { .. });
         let progress = self.behavior.start(head, work, fuel);
+        self.started(head, time, progress, notifying, sink)
+    }
+
+    /// Takes note of how a run has started; whether it has ended at once. The caller accounts for its end.
+    #[inline]
+    fn started<K>(
+        &mut self,
+        head: &RunHead,
+        time: &T,
+        progress: Progress<B::Run>,
+        notifying: bool,
+        sink: &mut K,
+    ) -> bool
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        let key = head.key;
         if E::KEYED {
             self.collect(key);
         }
