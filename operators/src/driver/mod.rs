@@ -390,11 +390,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             seal.before_run(&mut self.behavior, key, time);
         }
         let notifying = matches!(work, Work::Notify { .. });
-        let progress = self.behavior.start(&head, work, fuel);
-        if E::KEYED {
-            self.collect(key);
-        }
-        match progress {
+        let ended = match self.behavior.start(&head, work, fuel) {
             Progress::Done => {
                 if self.behavior.wants_control() {
                     self.control_of_ended(key, time);
@@ -418,7 +414,12 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 self.fail(failure);
                 false
             }
+        };
+        // After control, which to look at effects would take as seen.
+        if E::KEYED {
+            self.collect(key);
         }
+        ended
     }
 
     /// Keeps a run that has not ended.
@@ -750,9 +751,6 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         }
         let run = &mut self.runs.get_mut(token).expect("in flight").run;
         let progress = self.behavior.resume(&head, run, fuel);
-        if E::KEYED {
-            self.collect(head.key);
-        }
         match progress {
             Progress::Done => {
                 if self.behavior.wants_control() {
@@ -785,6 +783,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 }
             }
             Progress::Failed(failure) => self.fail(failure),
+        }
+        if E::KEYED {
+            self.collect(head.key);
         }
     }
 
