@@ -638,14 +638,20 @@ impl KeyOracle<'_> {
             },
             Op::Forget(place) => {
                 let gone: Vec<Place> = view.keys().filter(|other| lies_at_or_below(**other, *place)).copied().collect();
-                if matches!(place, Place::Path(_) | Place::SensePath(_)) {
+                if path_of(*place).is_some() {
                     task.acc = mix(acc, gone.len() as i64);
+                    task.step.writes.extend(gone.into_iter().map(|place| (place, None)));
+                } else {
+                    // To put nothing is a write, also where nothing was.
+                    task.step.writes.push((*place, None));
                 }
-                task.step.writes.extend(gone.into_iter().map(|place| (place, None)));
             }
             Op::Take(place) => {
-                task.acc = mix(acc, load(place).unwrap_or(NOTHING));
-                task.step.writes.push((*place, None));
+                let taken = load(place);
+                task.acc = mix(acc, taken.unwrap_or(NOTHING));
+                if taken.is_some() {
+                    task.step.writes.push((*place, None));
+                }
             }
             Op::List => task.acc = mix(acc, listing(&view)),
             Op::Output => task.step.outputs.push(vec![acc]),
