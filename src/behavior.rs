@@ -725,6 +725,10 @@ impl<O> Core<O> {
             notifications,
         } = *saved;
         self.memory.borrow_mut().swap_in(log, self.key());
+        if !notifications.is_empty() {
+            // The flag was taken when the task suspended; without it nobody would see them.
+            self.common.control.set(true);
+        }
         let mut staged = self.staged.borrow_mut();
         staged.sent = sent;
         staged.effects.outputs.extend(outputs);

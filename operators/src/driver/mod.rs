@@ -503,10 +503,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         K: Sink<T, E::Item, B::Tagged>,
     {
         let key = head.key;
-        if E::KEYED {
-            self.collect(key);
-        }
-        match progress {
+        let ended = match progress {
             Progress::Done => {
                 if self.behavior.wants_control() {
                     self.control_of_ended(key, time);
@@ -530,7 +527,12 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 self.fail(*failure);
                 false
             }
+        };
+        // After control, which to look at effects would take as seen.
+        if E::KEYED {
+            self.collect(key);
         }
+        ended
     }
 
     /// Keeps a run that has not ended.
@@ -864,9 +866,6 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         }
         let run = &mut self.runs.get_mut(token).expect("in flight").run;
         let progress = self.behavior.resume(&head, run, fuel);
-        if E::KEYED {
-            self.collect(head.key);
-        }
         match progress {
             Progress::Done => {
                 if self.behavior.wants_control() {
@@ -899,6 +898,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 }
             }
             Progress::Failed(failure) => self.fail(*failure),
+        }
+        if E::KEYED {
+            self.collect(head.key);
         }
     }
 
