@@ -983,12 +983,26 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         self.phase == Phase::Closed
     }
 
-    /// Work that waits for a key: whether a run is in flight, and how much waits behind it.
+    /// Work that waits for a key: whether a run is in flight, and how much waits behind it, for fuel, or for
+    /// its epoch. It looks at all that waits; for tests.
     pub fn mailbox(&self, key: &B::Key) -> (bool, usize) {
-        self.index
-            .find(key)
-            .and_then(|id| self.states[id.index()].mailbox.as_ref())
-            .map_or((false, 0), |m| (m.run.is_some(), m.waiting.len()))
+        let Some(id) = self.index.find(key) else {
+            return (false, 0);
+        };
+        let arrived = self.backlog.iter().chain(self.later.values().flatten());
+        let arrived = arrived.filter(|arrived| arrived.key == id).count();
+        let mailbox = self.states[id.index()].mailbox.as_ref();
+        let (running, waiting) = mailbox.map_or((false, 0), |m| (m.run.is_some(), m.waiting.len()));
+        (running, waiting + arrived)
+    }
+
+    /// Whether a call is running, and waited for; for tests.
+    pub fn awaits(&mut self, call: CallRef) -> bool {
+        self.phase == Phase::Open
+            && self.runs.get_mut(call.run).is_some_and(|run| {
+                let mut calls = run.calls.iter();
+                calls.any(|c| c.running && (c.task, c.call) == (call.task, call.call))
+            })
     }
 
     /// The id of a key that has been seen.
