@@ -190,6 +190,11 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
         while self.step() {}
     }
 
+    /// Moves the clock alone; what comes due runs at the next step.
+    pub fn tick(&mut self, duration: Duration) {
+        self.now.set(self.now.get().saturating_add(duration.as_micros() as u64));
+    }
+
     /// Lets time pass: what comes due on the way runs at its own time, and what can run then.
     pub fn pass(&mut self, duration: Duration) {
         let end = self.now.get().saturating_add(duration.as_micros() as u64);
@@ -208,17 +213,15 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     }
 
     /// The calls that run: started, and waited for by their actions.
-    pub fn calls(&mut self) -> Vec<PendingCall> {
-        let mut calls = Vec::new();
-        for (id, started) in self.rim.started.iter().enumerate() {
-            if self.driver.awaits(started.call) {
-                calls.push(PendingCall {
-                    id: CallId(id),
-                    name: started.name.to_string(),
-                });
-            }
-        }
-        calls
+    pub fn calls(&self) -> Vec<PendingCall> {
+        let started = self.rim.started.iter().enumerate();
+        started
+            .filter(|(_, started)| self.driver.awaits(started.call))
+            .map(|(id, started)| PendingCall {
+                id: CallId(id),
+                name: started.name.to_string(),
+            })
+            .collect()
     }
 
     /// Does what the call is to do, on this thread and to its end, and delivers what that gives.

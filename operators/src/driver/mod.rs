@@ -997,9 +997,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     }
 
     /// Whether a call is running, and waited for; for tests.
-    pub fn awaits(&mut self, call: CallRef) -> bool {
+    pub fn awaits(&self, call: CallRef) -> bool {
         self.phase == Phase::Open
-            && self.runs.get_mut(call.run).is_some_and(|run| {
+            && self.runs.get(call.run).is_some_and(|run| {
                 let mut calls = run.calls.iter();
                 calls.any(|c| c.running && (c.task, c.call) == (call.task, call.call))
             })
