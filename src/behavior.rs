@@ -714,7 +714,10 @@ impl<O> Core<O> {
         staged.sent = sent;
         staged.effects.outputs.extend(outputs);
         staged.effects.tagged.extend(tagged);
-        staged.effects.notifications.extend(notifications);
+        if !notifications.is_empty() {
+            staged.effects.notifications.extend(notifications);
+            self.common.control.set(true);
+        }
     }
 }
 
