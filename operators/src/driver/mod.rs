@@ -150,6 +150,8 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     runs: Slab<ActiveRun<T, B::Run>>,
     ready_runs: VecDeque<RunToken>,
     ready_keys: VecDeque<KeyId>,
+    /// Whether a run has used up its fuel; then one that has not begun comes first (S7).
+    yielded: bool,
     /// Keys whose notification waits for inputs that are still in the backlog.
     held_back: Vec<KeyId>,
     timers: Timers<Deadline>,
@@ -207,6 +209,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             runs: Slab::default(),
             ready_runs: VecDeque::new(),
             ready_keys: VecDeque::new(),
+            yielded: false,
             held_back: Vec::new(),
             timers: Timers::default(),
             calls_running: 0,
@@ -700,7 +703,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
-        if let Some(token) = self.ready_runs.pop_front() {
+        let begin = std::mem::take(&mut self.yielded) && self.can_begin();
+        if !begin && let Some(token) = self.ready_runs.pop_front() {
             self.resume(token, fuel, sink);
             return true;
         }
@@ -777,6 +781,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             }
             Progress::Suspended(()) | Progress::Yielded(()) => {
                 if matches!(progress, Progress::Yielded(())) {
+                    self.yielded = true;
                     self.runs.get_mut(token).expect("in flight").ready = true;
                     self.ready_runs.push_back(token);
                 }
@@ -913,10 +918,12 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
 
     /// Whether [`Driver::work`] would find something to do without anything else happening.
     pub fn has_work(&self) -> bool {
-        self.phase == Phase::Open
-            && (!self.ready_runs.is_empty()
-                || self.runs.len() < self.limits.runs_in_flight
-                    && (!self.ready_keys.is_empty() || !self.backlog.is_empty()))
+        self.phase == Phase::Open && (!self.ready_runs.is_empty() || self.can_begin())
+    }
+
+    /// Whether a run could begin now.
+    fn can_begin(&self) -> bool {
+        self.runs.len() < self.limits.runs_in_flight && (!self.ready_keys.is_empty() || !self.backlog.is_empty())
     }
 
     /// Writes the least times at which work is open to `into` if they may have changed since last asked.
