@@ -42,6 +42,7 @@ use crate::group::KeyGroups;
 use crate::keys::{KeyId, KeyIndex};
 use crate::limits::Limits;
 use crate::open_work::OpenWork;
+use crate::quiet;
 use crate::slab::{RunToken, Slab};
 use crate::stats::RunStats;
 use crate::time::EpochTime;
@@ -913,6 +914,11 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     fn shut(&mut self, phase: Phase) {
         self.phase = phase;
         self.queue.close();
+        // Runs that are given up go before what they use; dropping them is user code.
+        let runs = std::mem::take(&mut self.runs);
+        if let Err(panic) = quiet::catch(|| drop(runs)) {
+            tracing::error!(%panic, "a run failed to be dropped");
+        }
         self.behavior.close();
     }
 
