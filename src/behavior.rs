@@ -733,7 +733,10 @@ impl<O> Core<O> {
         staged.sent = sent;
         staged.effects.outputs.extend(outputs);
         staged.effects.tagged.extend(tagged);
-        staged.effects.notifications.extend(notifications);
+        if !notifications.is_empty() {
+            staged.effects.notifications.extend(notifications);
+            self.common.control.set(true);
+        }
     }
 }
 
@@ -893,13 +896,21 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     fn effects<R>(&mut self, look: impl FnOnce(&mut Effects<O, Tagged>) -> R) -> R {
         let core = &*self.opened().1.core;
         let mut staged = core.staged.borrow_mut();
-        if core.common.control.replace(false) {
-            let effects = &mut staged.effects;
-            effects.calls.append(&mut core.common.calls.borrow_mut());
-            effects.timers.append(&mut core.common.timers.borrow_mut());
-            effects.cancelled.append(&mut core.common.cancelled.borrow_mut());
+        let effects = &mut staged.effects;
+        if !core.common.control.replace(false) {
+            return look(effects);
         }
-        look(&mut staged.effects)
+        effects.calls.append(&mut core.common.calls.borrow_mut());
+        effects.timers.append(&mut core.common.timers.borrow_mut());
+        effects.cancelled.append(&mut core.common.cancelled.borrow_mut());
+        let result = look(effects);
+        // Who looked for outputs only has left the rest for another look.
+        let left = !effects.calls.is_empty()
+            || !effects.timers.is_empty()
+            || !effects.cancelled.is_empty()
+            || !effects.notifications.is_empty();
+        core.common.control.set(left);
+        result
     }
 
     #[inline]
