@@ -59,6 +59,10 @@ fn watch<T: EpochTime + Refines<()>>(worker: &mut Worker, reader: Option<Rows>, 
         }
         idle = if seen.len() == before { idle + 1 } else { 0 };
     }
+    // A source that failed would keep it for ever.
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
+    }
     seen.take()
 }
 
