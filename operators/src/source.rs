@@ -23,7 +23,7 @@ use timely::dataflow::{Scope, StreamVec};
 use timely::scheduling::Activator;
 
 use crate::cluster::{Control, Failure};
-use crate::flow::Flow;
+use crate::flow::{Attached, Flow};
 use crate::time::EpochTime;
 
 /// Records in the order of their epochs.
@@ -80,7 +80,7 @@ impl SourceOptions {
 pub fn source<T: EpochTime, R: Reader>(
     scope: Scope<'_, T>,
     reader: Option<R>,
-    options: SourceOptions,
+    mut options: SourceOptions,
 ) -> StreamVec<'_, T, R::Item> {
     let mut builder = OperatorBuilder::new(options.name.clone(), scope);
     let activator = scope.worker().activator_for(builder.operator_info().address);
@@ -89,20 +89,16 @@ pub fn source<T: EpochTime, R: Reader>(
     builder.build(move |mut capabilities| {
         let capability = capabilities.pop().expect("one for the one output");
         // Without a reader the capability goes at once.
-        let mut reading = reader.map(|reader| {
-            if let Some(flow) = &options.flow {
-                flow.attach();
-            }
-            Reading {
-                reader,
-                next: None,
-                epoch: 0,
-                opened: false,
-                buffer: Vec::new(),
-                capability,
-                activator,
-                options,
-            }
+        let mut reading = reader.map(|reader| Reading {
+            flow: options.flow.take().as_ref().map(Flow::attach),
+            reader,
+            next: None,
+            epoch: 0,
+            opened: false,
+            buffer: Vec::new(),
+            capability,
+            activator,
+            options,
         });
         let mut failed = false;
         move |_| {
@@ -148,6 +144,7 @@ struct Reading<T: EpochTime, R: Reader> {
     buffer: Vec<R::Item>,
     capability: Capability<T>,
     activator: Activator,
+    flow: Option<Attached>,
     options: SourceOptions,
 }
 
@@ -163,7 +160,7 @@ impl<T: EpochTime, R: Reader> Reading<T, R> {
         let mut bytes = 0;
         let mut records = 0;
         let outcome = loop {
-            if records >= self.options.batch.max(1) || bytes >= Flow::CHUNK_BYTES {
+            if records >= self.options.batch.max(1) || bytes >= Attached::CHUNK_BYTES {
                 break Ok(Outcome::More);
             }
             let (item, asked) = match self.next.take() {
@@ -188,7 +185,7 @@ impl<T: EpochTime, R: Reader> Reading<T, R> {
             self.buffer.push(item);
         };
         if records > 0
-            && let Some(flow) = &self.options.flow
+            && let Some(flow) = &self.flow
         {
             flow.sent(records, bytes);
         }
@@ -197,8 +194,7 @@ impl<T: EpochTime, R: Reader> Reading<T, R> {
 
     /// Whether flow control lets a record of the present epoch through; if not, the source is activated again.
     fn admitted(&self) -> bool {
-        self.options
-            .flow
+        self.flow
             .as_ref()
             .is_none_or(|flow| flow.admits(self.epoch, self.opened, &self.activator))
     }

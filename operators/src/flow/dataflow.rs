@@ -8,11 +8,11 @@
 //! # Invariants
 //! - A mark leaves after the data that it stands behind: in a later activation than the source's, on the same
 //!   connections. It is answered a step after it came, when the data before it has been taken in.
-//! - Marks keep a capability until the worker has no handle to the flow left, meters until no marks can come: the
+//! - Marks keep a capability until the worker's flow is closed and its sources have ended, meters until no marks can come: the
 //!   dataflow ends by itself.
 //! - Nothing is activated without a mark, an answer or a change of load.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -26,6 +26,7 @@ use timely::dataflow::{Scope, StreamVec};
 use timely::scheduling::Activator;
 use timely::worker::Worker;
 
+use super::Life;
 use super::ledger::Ledger;
 use super::pressure::Pressure;
 
@@ -57,11 +58,11 @@ pub(super) struct Motion {
     pub(super) meter: Activator,
 }
 
-/// Builds the dataflow; `ended` tells that this worker will send no more marks.
-pub(super) fn build(worker: &mut Worker, ledger: &Rc<RefCell<Ledger>>, ended: &Rc<Cell<bool>>) -> Motion {
+/// Builds the dataflow; `life` tells when this worker will send no more marks.
+pub(super) fn build(worker: &mut Worker, ledger: &Rc<RefCell<Ledger>>, life: &Rc<Life>) -> Motion {
     let peers = worker.peers();
     worker.dataflow_named::<u64, _, _>("Flow", |scope| {
-        let (marks, marks_activator) = marks(scope, peers, Rc::clone(ledger), Rc::clone(ended));
+        let (marks, marks_activator) = marks(scope, peers, Rc::clone(ledger), Rc::clone(life));
         let (reports, meter_activator) = meter(marks, Rc::clone(ledger));
         receive(reports, Rc::clone(ledger));
         Motion {
@@ -75,7 +76,7 @@ fn marks(
     scope: Scope<'_, u64>,
     peers: usize,
     ledger: Rc<RefCell<Ledger>>,
-    ended: Rc<Cell<bool>>,
+    life: Rc<Life>,
 ) -> (StreamVec<'_, u64, Mark>, Activator) {
     let mut builder = OperatorBuilder::new("Marks".to_owned(), scope);
     let activator = scope.worker().activator_for(builder.operator_info().address);
@@ -99,7 +100,7 @@ fn marks(
                 }
             }
             drop(ledger);
-            if ended.get() {
+            if life.is_over() {
                 capability = None;
             }
         }

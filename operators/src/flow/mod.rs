@@ -34,13 +34,12 @@ use crate::limits::Limits;
 
 /// Flow control as the sources of one worker see it.
 ///
-/// The worker's part of the flow ends, and with it the dataflow that carries it, when all handles are dropped. Sources
-/// drop theirs when they end; whoever built the flow drops its own when the job's dataflows are built. [`Meters`] do
-/// not count.
+/// The worker's part of it ends, and with it the dataflow that carries it, when [`Flow::close`] was called, or all
+/// handles were dropped, and all sources have ended.
 #[derive(Clone)]
 pub struct Flow {
     meters: Meters,
-    _open: Rc<Open>,
+    open: Rc<Open>,
 }
 
 impl fmt::Debug for Flow {
@@ -63,18 +62,41 @@ impl fmt::Debug for Meters {
     }
 }
 
-/// Dropped with the last handle.
+/// A source of this worker. Dropped at its end.
+pub(crate) struct Attached {
+    meters: Meters,
+    life: Rc<Life>,
+}
+
+/// Whether marks may still come from this worker.
+#[derive(Default)]
+struct Life {
+    closed: Cell<bool>,
+    sources: Cell<usize>,
+}
+
+impl Life {
+    fn is_over(&self) -> bool {
+        self.closed.get() && self.sources.get() == 0
+    }
+}
+
+/// Closes the flow with the last handle.
 struct Open {
-    ended: Rc<Cell<bool>>,
-    motion: Option<Motion>,
+    meters: Meters,
+    life: Rc<Life>,
+}
+
+impl Open {
+    fn close(&self) {
+        self.life.closed.set(true);
+        self.meters.mark();
+    }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.ended.set(true);
-        if let Some(motion) = &self.motion {
-            motion.marks.activate();
-        }
+        self.close();
     }
 }
 
@@ -82,15 +104,21 @@ impl Flow {
     /// Builds the dataflow that marks and reports travel by: on every worker alike, before the dataflows that it serves.
     pub fn build(worker: &mut Worker) -> Flow {
         let ledger = Rc::new(RefCell::new(Ledger::new(worker.index(), worker.peers())));
-        let ended = Rc::new(Cell::new(false));
-        let motion = (worker.peers() > 1).then(|| dataflow::build(worker, &ledger, &ended));
+        let life = Rc::new(Life::default());
+        let motion = (worker.peers() > 1).then(|| dataflow::build(worker, &ledger, &life));
+        let meters = Meters { ledger, motion };
         Flow {
-            meters: Meters {
-                ledger,
-                motion: motion.clone(),
-            },
-            _open: Rc::new(Open { ended, motion }),
+            open: Rc::new(Open {
+                meters: meters.clone(),
+                life,
+            }),
+            meters,
         }
+    }
+
+    /// No source of this worker will be built any more; without this the job does not end while a handle is alive.
+    pub fn close(&self) {
+        self.open.close();
     }
 
     /// A listener for the load of one operator with these limits, to be given to it as its `on_load`.
@@ -103,14 +131,24 @@ impl Flow {
         self.meters.clone()
     }
 
+    /// A source of this worker begins: the other workers are asked for reports.
+    ///
+    /// # Panics
+    /// When the flow is closed: there would be nobody to ask.
+    pub(crate) fn attach(&self) -> Attached {
+        let life = Rc::clone(&self.open.life);
+        assert!(!life.closed.get(), "sources are built before their flow is closed");
+        life.sources.set(life.sources.get() + 1);
+        let meters = self.meters();
+        meters.ledger.borrow_mut().attached = true;
+        meters.mark();
+        Attached { meters, life }
+    }
+}
+
+impl Attached {
     /// Bytes after which a source ends its activation, so that they can be counted.
     pub(crate) const CHUNK_BYTES: usize = CHUNK_BYTES;
-
-    /// A source of this worker begins: the other workers are asked for reports.
-    pub(crate) fn attach(&self) {
-        self.meters.ledger.borrow_mut().attached = true;
-        self.mark();
-    }
 
     /// Whether a record of `epoch` may be sent; if not, `source` is activated when this may have changed. `opened` if the
     /// source has sent some of this epoch before.
@@ -118,21 +156,29 @@ impl Flow {
         self.meters.ledger.borrow_mut().admits(epoch, opened, source)
     }
 
-    /// Counts what a source has sent.
+    /// Counts what the source has sent.
     pub(crate) fn sent(&self, records: usize, bytes: usize) {
         if self.meters.ledger.borrow_mut().sent(records, bytes) {
-            self.mark();
-        }
-    }
-
-    fn mark(&self) {
-        if let Some(motion) = &self.meters.motion {
-            motion.marks.activate();
+            self.meters.mark();
         }
     }
 }
 
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.life.sources.set(self.life.sources.get() - 1);
+        self.meters.mark();
+    }
+}
+
 impl Meters {
+    /// Lets the marks that are due leave, or the end be seen.
+    fn mark(&self) {
+        if let Some(motion) = &self.motion {
+            motion.marks.activate();
+        }
+    }
+
     /// A listener for the load of one operator with these limits, to be given to it as its `on_load`.
     pub fn meter(&self, limits: Limits) -> Box<dyn Fn(Load)> {
         let meter = self.ledger.borrow_mut().add_meter();
