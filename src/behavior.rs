@@ -135,15 +135,18 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                         return self.bury(&mut Vec::new(), Some(input), index, 1, message);
                     }
                     Verdict::Again { pause } => {
+                        let more = i + 1 < triggers.len();
                         let mut run = self.promote(Some(Rc::new(input)));
                         let event = Rc::clone(run.input.as_ref().expect("just put"));
                         let payload = Payload::Typed(Rc::clone(&event));
-                        run.queue.push_front(Queued {
-                            event: INPUT,
-                            payload,
-                            next: i as u32 + 1,
-                            path: ROOT,
-                        });
+                        if more {
+                            run.queue.push_front(Queued {
+                                event: INPUT,
+                                payload,
+                                next: i as u32 + 1,
+                                path: ROOT,
+                            });
+                        }
                         self.retry_later(&mut run, head, index, event, mix(ROOT, u64::from(index)), 2, 0, pause);
                         return self.drive(head, run, fuel);
                     }
