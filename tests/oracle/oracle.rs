@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde_json::{Value, json};
 use timely_agents::{DeadLetter, EventRecord, SentEvent, names};
 
-use crate::plan::{Case, Emit, Feed, NOTHING, Op, PATHS, Place, Record, Then, answer, mix, number, reading};
+use crate::plan::{Case, Emit, Feed, NOTHING, Op, PATHS, Place, Record, Then, answer, mix, number, reading, sum};
 use crate::system::{Captured, When};
 use crate::translate::{Mark, Shared, lock};
 
@@ -631,7 +631,7 @@ impl KeyOracle<'_> {
             Op::Add(place) => match refusal(&view, *place) {
                 Some(refused) => task.acc = mix(acc, refused),
                 None => {
-                    let sum = load(place).unwrap_or(0) + acc;
+                    let sum = sum(load(place).unwrap_or(0), acc);
                     task.step.writes.push((*place, Some(sum)));
                     task.acc = sum;
                 }

@@ -409,6 +409,11 @@ pub(crate) fn mix(acc: i64, value: i64) -> i64 {
     (acc * 31 + value).rem_euclid(1_000_003)
 }
 
+/// What `Op::Add` makes of a value; sums stay small.
+pub(crate) fn sum(value: i64, acc: i64) -> i64 {
+    (value + acc).rem_euclid(1_000_003)
+}
+
 /// A path's name as a number.
 pub(crate) fn number(text: &str) -> i64 {
     text.bytes().fold(7, |acc, byte| mix(acc, i64::from(byte)))

@@ -1,5 +1,6 @@
 //! Runs a case on real timely workers and keeps what comes out.
 
+use std::io::Write as _;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -89,7 +90,9 @@ fn feed<T: CaseTime>(
     let patience = move || {
         if clock.now() - begun > PATIENCE.as_micros() as u64 {
             // Other workers would wait for this one for ever.
-            eprintln!("seed {seed}: worker {index} hangs");
+            let text = format!("seed {seed}: worker {index} hangs\n");
+            // Past the capture of tests, which an abort would drop.
+            let _ = std::io::stderr().write_all(text.as_bytes());
             std::process::abort();
         }
     };
