@@ -832,40 +832,50 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         fuel: &mut u32,
     ) -> (u64, Option<Progress<Box<Run<O>>>>) {
         let mut ended = 0;
-        let (plan, open) = self.opened();
-        let core = &*open.core;
+        // Handles of their own, so that a run that is not simple can be handed on without leaving the loop.
+        let plan = Arc::clone(&self.plan);
+        let open = self.opened().1;
+        let core = Rc::clone(&open.core);
+        let ctx = Ctx { core: Rc::clone(&core), task: Rc::clone(&open.ctx.task) };
         let Some(actions) = plan.direct.as_deref().filter(|_| plan.identity.is_none() && !core.observed.get()) else {
             let Some((key, sequence, input)) = inputs.next() else { return (0, None) };
             (head.key, head.sequence) = (key, sequence);
             return (0, Some(self.start(head, Work::Input(input), fuel)));
         };
         core.common.head.set(head);
-        'inputs: while *fuel > 0 {
+        while *fuel > 0 {
             let Some((key, sequence, input)) = inputs.next() else { break };
             core.common.head.key.set(key);
             core.common.head.sequence.set(sequence);
+            let stats = &mut self.opened().1.stats;
+            let mut failed = None;
             for (i, (index, body)) in actions.iter().enumerate() {
                 // A run is not cut short inside a batch: it may use a little more than there is.
                 *fuel = fuel.saturating_sub(1);
-                open.ctx.task.reuse(*index, mix(ROOT, u64::from(*index)), 1);
+                ctx.task.reuse(*index, mix(ROOT, u64::from(*index)), 1);
                 core.begin_step();
-                match take_step(core, &open.ctx.task, || body(&input, &open.ctx)) {
-                    Ok(()) => open.stats[*index as usize].finished += 1,
+                match take_step(&core, &ctx.task, || body(&input, &ctx)) {
+                    Ok(()) => stats[*index as usize].finished += 1,
                     Err(message) => {
-                        (head.key, head.sequence) = (key, sequence);
-                        let progress = self.direct_failed(head, input, i, message, fuel);
-                        return (ended, Some(progress));
+                        failed = Some((i, message));
+                        break;
                     }
                 }
             }
-            if !core.common.attention.get() {
+            if failed.is_none() && !core.common.attention.get() {
                 core.memory.borrow_mut().end_inline_run(key);
                 ended += 1;
-                continue 'inputs;
+                continue;
             }
             (head.key, head.sequence) = (key, sequence);
-            let progress = self.direct_over(head, input, fuel);
-            return (ended, Some(progress));
+            let progress = match failed {
+                Some((i, message)) => self.direct_failed(head, input, i, message, fuel),
+                None => self.direct_over(head, input, fuel),
+            };
+            if !matches!(progress, Progress::Done) || self.wants_control() {
+                return (ended, Some(progress));
+            }
+            ended += 1;
         }
         (ended, None)
     }
