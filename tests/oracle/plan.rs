@@ -298,6 +298,12 @@ impl Case {
                 } else {
                     Trigger::any(random)
                 };
+                let mut ops: Vec<Op> = (0..random.index(7) + 1).map(|_| Op::any(random, waits)).collect();
+                if waits && random.below(4) == 0 {
+                    // A failure behind a flush is rare otherwise.
+                    let write = Op::Add(Place::any(random));
+                    ops.extend([write, Op::Output, Op::Flush, Op::FailAlways(random.below(2) as u32 + 1)]);
+                }
                 ActionPlan {
                     name: format!("action{index}"),
                     trigger,
@@ -312,7 +318,7 @@ impl Case {
                     } else {
                         Then::DeadLetter
                     },
-                    ops: (0..random.index(7) + 1).map(|_| Op::any(random, waits)).collect(),
+                    ops,
                 }
             })
             .collect();
