@@ -99,7 +99,11 @@ fn input(scale: Scale) -> Row {
     let data = counter::numbers(scale.of(2_000_000, 20_000), 0, 1000);
     let (rate, turns) = timely::execute_directly(move |worker| {
         let mut lanes = counter::lanes(worker);
-        let pace = Pace { epoch: BATCH, ahead: 1 };
+        let pace = Pace {
+            epoch: BATCH,
+            ahead: 1,
+            rounds: 1,
+        };
         let mut rate = f64::INFINITY;
         for lane in &mut lanes {
             lane.turn(worker, &data, pace);
