@@ -409,6 +409,7 @@ impl KeyOracle<'_> {
                 Some(Mark::Resume { label }) if run.waiting.contains_key(label) => {
                     let mut task = run.waiting.remove(label).expect("found");
                     self.marks.pop_front();
+                    self.come_back(&mut task);
                     task.next += 1;
                     if self.step(run, task)? {
                         return Ok(true);
@@ -801,6 +802,37 @@ impl KeyOracle<'_> {
             _ => {}
         }
         Ok(Ok(()))
+    }
+
+    /// The writes of a step come back into sight when its task goes on. A path is a value or a parent, never both:
+    /// what another task has written above or below meanwhile goes, as if the step had taken it away.
+    fn come_back(&self, task: &mut Task) {
+        let mut view = self.memory.clone();
+        let mut writes = Vec::new();
+        for (place, value) in std::mem::take(&mut task.step.writes) {
+            if let (Some(value), Some((tree, path))) = (value, path_of(place)) {
+                let in_the_way: Vec<Place> = view
+                    .keys()
+                    .copied()
+                    .filter(|other| {
+                        path_of(*other)
+                            .is_some_and(|(of, other)| of == tree && (is_below(other, path) || is_below(path, other)))
+                    })
+                    .collect();
+                for other in in_the_way {
+                    view.remove(&other);
+                    writes.push((other, None));
+                }
+                view.insert(place, value);
+            } else {
+                match value {
+                    Some(value) => view.insert(place, value),
+                    None => view.remove(&place),
+                };
+            }
+            writes.push((place, value));
+        }
+        task.step.writes = writes;
     }
 
     /// What a task sees: finished steps, and its own writes over them.
