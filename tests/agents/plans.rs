@@ -54,7 +54,7 @@ fn plan_has_a_json_form() {
     assert_eq!(plan["name"], "shop");
     assert_eq!(plan["call_timeout_ms"], 300_000);
     assert_eq!(plan["run_timeout_ms"], 2000);
-    assert_eq!(plan["limits"]["fuel"], 65_536);
+    assert_eq!(plan["limits"]["fuel"], 262_144);
     assert_eq!(plan["counters"], json!(["refused"]));
     assert_eq!(plan["resources"], json!(["model"]));
     assert_eq!(
