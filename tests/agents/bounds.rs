@@ -80,10 +80,6 @@ fn load_counts_runs_waiting_inputs_and_those_ahead() {
     test.pass(Duration::from_secs(2));
     let load = test.load();
     assert_eq!((load.runs, load.waiting_bytes, load.ahead_bytes), (0, 0, 16));
-    finish_after(&mut test);
-}
-
-fn finish_after(test: &mut crate::support::Test<i64>) {
     test.end();
     test.pass(Duration::from_secs(1));
     assert!(test.is_closed());

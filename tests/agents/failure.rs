@@ -273,7 +273,9 @@ fn dead_letter_drops_the_writes_of_its_run_but_those_that_were_flushed() {
     let [before, finished, flushed, suspended, failed] = slots;
     agent.on_input("set", move |(_, value), ctx| {
         if *value == 0 {
-            slots.map(|slot| ctx.put(slot, 1));
+            for slot in slots {
+                ctx.put(slot, 1);
+            }
             ctx.memory().set("p.kept", 1i64)?;
             return Ok(());
         }

@@ -168,3 +168,25 @@ fn sequenced_inputs_come_before_the_notification_of_their_epoch() {
     finish(&mut test);
     assert_eq!(values(&mut test), ["input at 2", "end of 2"]);
 }
+
+#[test]
+fn run_of_an_input_may_ask_after_the_end_and_is_told() {
+    let mut agent = Agent::<Pair, String>::new("a");
+    agent.on_input_async("ask", async |_, ctx| {
+        ctx.durable("wait", (), async |()| ()).await?;
+        ctx.notify_at(7)?;
+        Ok(())
+    });
+    agent.on_notify("told", |end, ctx| {
+        ctx.output(format!("end of {}", end.epoch));
+        Ok(())
+    });
+    let mut test = start(agent);
+    feed(&mut test, &[(1, 0)]);
+    test.end();
+    test.run();
+    let wait = call(&test, "wait");
+    test.complete_with(wait, &());
+    finish(&mut test);
+    assert_eq!(test.outputs(), [(7, 1, "end of 7".into())]);
+}
