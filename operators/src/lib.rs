@@ -19,5 +19,6 @@ pub mod quiet;
 pub mod runtime;
 pub mod slab;
 pub mod stats;
+pub mod stop;
 pub mod time;
 pub mod timers;
