@@ -2,3 +2,5 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 mod cluster;
+mod sink;
+mod source;

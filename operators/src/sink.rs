@@ -1,0 +1,280 @@
+//! Bytes to a file or to standard output, without a worker ever waiting for them.
+//!
+//! A [`FileSink`] is one per process and output. Workers hand bytes over; a thread of its own writes them. A file is
+//! written under a temporary name beside its place and takes its place when the job has succeeded.
+//!
+//! # Invariants
+//! - A file at the given path is a whole one: what was there before, or all of a successful job.
+//! - The temporary file is removed when the job fails, and when the sink is dropped without [`FileSink::finish`].
+//! - Pieces appear whole and in the order in which they were handed over by one worker.
+//! - The first write that fails ends the job; nothing is written after it.
+//!
+//! Not here: bounds. What was handed over and is not written yet stays in memory. Nor files that become visible piece
+//! by piece with checkpoints.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::operator::Operator;
+use timely::progress::Timestamp;
+
+use crate::cluster::{Control, Failure};
+
+/// Bytes that a thread of its own gathers before it writes to a file.
+const BUFFER: usize = 64 << 10;
+
+/// Where workers of one process leave bytes to be written.
+#[derive(Clone)]
+pub struct FileSink {
+    to_writer: Sender<Message>,
+}
+
+impl fmt::Debug for FileSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileSink")
+            .field("waiting", &self.to_writer.len())
+            .finish_non_exhaustive()
+    }
+}
+
+enum Message {
+    Bytes(Vec<u8>),
+    Finish(Sender<Result<(), Failure>>),
+}
+
+impl FileSink {
+    /// A sink that writes to standard output.
+    pub fn stdout(control: &Control) -> Self {
+        Self::new("standard output", io::stdout(), control)
+    }
+
+    /// A sink that writes to `writer`, which messages call `name`. A thread that cannot be started ends the job.
+    pub fn new(name: impl Into<String>, writer: impl Write + Send + 'static, control: &Control) -> Self {
+        Self::start(name.into(), Output::Stream(Box::new(writer)), control)
+    }
+
+    /// A sink for the file at `path`, which appears, or is replaced, at [`FileSink::finish`].
+    ///
+    /// What is at `path` and is no regular file, such as a device or a named pipe, is written to directly.
+    ///
+    /// # Errors
+    /// The file cannot be created.
+    pub fn create(path: impl AsRef<Path>, control: &Control) -> Result<Self, Failure> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let failed = |error: io::Error| Failure::data(format!("cannot create {name}: {}", reason(&error)));
+        // A link is followed: the file that it names is replaced, not the link.
+        let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let output = match fs::metadata(&place) {
+            Ok(there) if there.is_dir() => return Err(failed(io::ErrorKind::IsADirectory.into())),
+            Ok(there) if !there.is_file() => {
+                let device = OpenOptions::new().write(true).open(&place).map_err(failed)?;
+                Output::Stream(Box::new(device))
+            }
+            _ => {
+                let (part, file) = Part::create(place).map_err(failed)?;
+                let abandoned = part.clone();
+                control.on_failure(move || abandoned.remove());
+                Output::File(BufWriter::with_capacity(BUFFER, file), part)
+            }
+        };
+        Ok(Self::start(name, output, control))
+    }
+
+    fn start(name: String, output: Output, control: &Control) -> Self {
+        let (to_writer, messages) = unbounded();
+        let writer = control.clone();
+        let started = thread::Builder::new()
+            .name("sink".to_owned())
+            .spawn(move || write_all(&name, output, &messages, &writer));
+        if let Err(error) = started {
+            control.fail(Failure::data(format!("cannot start the thread of a sink: {error}")));
+        }
+        FileSink { to_writer }
+    }
+
+    /// Hands `bytes` over; returns at once. They are written as one piece. After [`FileSink::finish`] they are dropped.
+    pub fn write(&self, bytes: Vec<u8>) {
+        let _ = self.to_writer.send(Message::Bytes(bytes));
+    }
+
+    /// Waits until all is written and durable, and puts a file in its place. To be called when the job has succeeded.
+    ///
+    /// # Errors
+    /// The first write that failed, or what kept the file from its place.
+    pub fn finish(self) -> Result<(), Failure> {
+        let ended = || Failure::data("a sink was finished twice");
+        let (tell, told) = bounded(1);
+        self.to_writer.send(Message::Finish(tell)).map_err(|_| ended())?;
+        told.recv().map_err(|_| ended())?
+    }
+}
+
+/// Where the writer's thread writes.
+enum Output {
+    Stream(Box<dyn Write + Send>),
+    File(BufWriter<File>, Part),
+}
+
+impl Output {
+    fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Output::Stream(writer) => writer,
+            Output::File(writer, _) => writer,
+        }
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        self.writer().flush()?;
+        match self {
+            Output::Stream(_) => Ok(()),
+            Output::File(writer, part) => {
+                writer.into_inner()?.sync_all()?;
+                part.publish()
+            }
+        }
+    }
+}
+
+/// The writer's thread.
+fn write_all(name: &str, mut output: Output, messages: &Receiver<Message>, control: &Control) {
+    let failed = |error: &io::Error| Failure::data(format!("cannot write {name}: {}", reason(error)));
+    let mut outcome = Ok(());
+    let mut finish = None;
+    for message in messages {
+        match message {
+            Message::Bytes(bytes) => {
+                if outcome.is_ok() {
+                    let writer = output.writer();
+                    let mut written = writer.write_all(&bytes);
+                    if messages.is_empty() {
+                        written = written.and_then(|()| writer.flush());
+                    }
+                    outcome = written.map_err(|error| failed(&error));
+                    if let Err(failure) = &outcome {
+                        control.fail(failure.clone());
+                    }
+                }
+            }
+            Message::Finish(tell) => {
+                finish = Some(tell);
+                break;
+            }
+        }
+    }
+    match finish {
+        Some(tell) if outcome.is_ok() => {
+            let _ = tell.send(output.finish().map_err(|error| failed(&error)));
+        }
+        other => {
+            if let Output::File(_, part) = &output {
+                part.remove();
+            }
+            if let Some(tell) = other {
+                let _ = tell.send(outcome);
+            }
+        }
+    }
+}
+
+/// A file under its temporary name.
+#[derive(Clone, Debug)]
+struct Part {
+    temporary: PathBuf,
+    place: PathBuf,
+}
+
+impl Part {
+    fn create(place: PathBuf) -> io::Result<(Self, File)> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let Some(name) = place.file_name() else {
+            return Err(io::ErrorKind::IsADirectory.into());
+        };
+        loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let mut temporary = name.to_owned();
+            temporary.push(format!(".{}-{number}.part", std::process::id()));
+            let temporary = place.with_file_name(temporary);
+            match File::create_new(&temporary) {
+                Ok(file) => return Ok((Part { temporary, place }, file)),
+                // Left behind by a process that was killed and had this one's number.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Puts the file in its place, durably.
+    fn publish(&self) -> io::Result<()> {
+        if let Err(error) = fs::rename(&self.temporary, &self.place) {
+            self.remove();
+            return Err(error);
+        }
+        match self.place.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
+            _ => File::open(".")?.sync_all(),
+        }
+    }
+
+    fn remove(&self) {
+        if let Err(error) = fs::remove_file(&self.temporary)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(file = %self.temporary.display(), %error, "a temporary file stays behind");
+        }
+    }
+}
+
+/// An error of the system without the number at its end.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// Writes the records of `stream` as `encode` puts them, one piece an activation. `encode` ends its records itself,
+/// with a line feed for instance.
+///
+/// The stream that is returned carries nothing; its frontier tells which times have been handed over.
+pub fn write_lines<T: Timestamp, D: 'static>(
+    stream: StreamVec<'_, T, D>,
+    sink: FileSink,
+    mut encode: impl FnMut(&D, &mut Vec<u8>) -> Result<(), String> + 'static,
+    control: Control,
+) -> StreamVec<'_, T, Infallible> {
+    stream.unary::<CapacityContainerBuilder<Vec<Infallible>>, _, _, _>(Pipeline, "WriteLines", move |_, _| {
+        // After a failure: the capability of what could not be written, for ever.
+        let mut kept = None;
+        move |input, output| {
+            let mut bytes = Vec::new();
+            input.for_each_time(|capability, batches| {
+                if kept.is_some() {
+                    return;
+                }
+                for item in batches.flat_map(|batch| batch.drain(..)) {
+                    let whole = bytes.len();
+                    if let Err(why) = encode(&item, &mut bytes) {
+                        bytes.truncate(whole);
+                        control.fail(Failure::data(format!("cannot encode a record for output: {why}")));
+                        kept = Some(capability.retain(output.output_index()));
+                        return;
+                    }
+                }
+            });
+            if !bytes.is_empty() {
+                sink.write(bytes);
+            }
+        }
+    })
+}
