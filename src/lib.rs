@@ -46,8 +46,8 @@ pub use timely_agents_operators::{clock, cluster, flow, limits, sink, source};
 /// What programs with agents use.
 pub mod prelude {
     pub use crate::{
-        Agent, AgentStream, Csv, Ctx, DynamicEvent, Event, Exhausted, Job, JsonLines, Notification, Policy, Records, Retry,
-        SinkStream, Slot,
+        Agent, AgentStream, Csv, Ctx, DynamicEvent, Event, Exhausted, Job, JsonLines, Notification, Policy, Records,
+        Retry, SinkStream, Slot,
     };
 }
 /// An opt-in exchange container for clusters of one trusted binary; read its header before use.

@@ -2,8 +2,8 @@
 
 use std::env;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use timely::dataflow::Scope;
 use timely::worker::Worker;

@@ -124,7 +124,7 @@ impl Outputs {
             return Ok(sink.clone());
         }
         let sink = match &output {
-            Output::Stdout => FileSink::stdout(control)?,
+            Output::Stdout => FileSink::stdout(control),
             Output::File(path) => FileSink::create(path, control)?,
         };
         open.insert(output, sink.clone());

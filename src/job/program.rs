@@ -44,13 +44,19 @@ impl Program {
         options.optopt(
             "",
             "async-threads",
-            &format!("threads that poll asynchronous calls (default {})", defaults.async_threads),
+            &format!(
+                "threads that poll asynchronous calls (default {})",
+                defaults.async_threads
+            ),
             "NUM",
         );
         options.optopt(
             "",
             "blocking-threads",
-            &format!("threads, at most, for blocking calls (default {})", defaults.blocking_threads),
+            &format!(
+                "threads, at most, for blocking calls (default {})",
+                defaults.blocking_threads
+            ),
             "NUM",
         );
         Program {

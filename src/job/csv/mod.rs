@@ -96,12 +96,12 @@ impl CsvFile {
     pub fn epoch<R: DeserializeOwned + 'static>(
         self,
         epoch: impl Fn(&R) -> u64 + 'static,
-    ) -> impl IntoReader<Reader = impl Reader<Item = R>> {
+    ) -> impl IntoReader<Reader: Reader<Item = R>> {
         self.rows(move |row| Ok(Some((epoch(&row), row))))
     }
 
     /// `f` checks each row and says what record it makes, if any.
-    pub fn rows<R, I, F>(self, f: F) -> impl IntoReader<Reader = impl Reader<Item = I>>
+    pub fn rows<R, I, F>(self, f: F) -> impl IntoReader<Reader: Reader<Item = I>>
     where
         R: DeserializeOwned + 'static,
         I: 'static,
@@ -191,8 +191,12 @@ impl<R: DeserializeOwned + 'static, F, S: Read> CsvReader<R, F, S> {
             .iter()
             .map(|name| name.trim_start_matches('\u{feff}'))
             .collect();
-        let names = row::fields_of::<R>()
-            .map_err(|error| self.failure(&format!("its rows cannot be read into {}: {error}", row::name_of::<R>())))?;
+        let names = row::fields_of::<R>().map_err(|error| {
+            self.failure(&format!(
+                "its rows cannot be read into {}: {error}",
+                row::name_of::<R>()
+            ))
+        })?;
         let mut seen = BTreeSet::new();
         for name in header.iter().filter(|name| names.contains(name)) {
             if !seen.insert(*name) {
@@ -218,13 +222,16 @@ impl<R: DeserializeOwned + 'static, F, S: Read> CsvReader<R, F, S> {
 
     /// Reads the next line; false at the end of the file.
     fn advance(&mut self) -> Result<bool, Failure> {
-        let more = self.rows.read_record(&mut self.record).map_err(|error| match error.kind() {
-            csv::ErrorKind::Utf8 { pos, .. } => {
-                let line = pos.as_ref().map_or(0, csv::Position::line);
-                self.failure(&format!("line {line}: it is not in UTF-8"))
-            }
-            _ => self.failure(&error.to_string()),
-        })?;
+        let more = self
+            .rows
+            .read_record(&mut self.record)
+            .map_err(|error| match error.kind() {
+                csv::ErrorKind::Utf8 { pos, .. } => {
+                    let line = pos.as_ref().map_or(0, csv::Position::line);
+                    self.failure(&format!("line {line}: it is not in UTF-8"))
+                }
+                _ => self.failure(&error.to_string()),
+            })?;
         if let Some(progress) = &self.progress {
             progress.store(self.rows.position().byte(), Ordering::Relaxed);
         }
@@ -284,7 +291,10 @@ where
                 None => self.wrong(&error.why),
             })?;
             let made = (self.f)(row).map_err(|wrong| {
-                match wrong.column.and_then(|column| self.names.iter().position(|name| name == column)) {
+                match wrong
+                    .column
+                    .and_then(|column| self.names.iter().position(|name| name == column))
+                {
                     Some(field) => self.wrong_field(field, &wrong.why),
                     None => self.wrong(&wrong.why),
                 }

@@ -8,7 +8,9 @@ use std::fmt::{self, Display};
 
 use csv::StringRecord;
 use serde::de::value::StrDeserializer;
-use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, SeqAccess, Visitor};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, SeqAccess, Visitor,
+};
 use serde::forward_to_deserialize_any;
 
 /// Why a row is not a value.
