@@ -169,7 +169,8 @@ impl Job {
     /// The writer of an output, one for all workers of this process; the first that asks opens it.
     ///
     /// # Errors
-    /// When it cannot be opened, and when several processes would write one file.
+    /// When it cannot be opened. Whether several processes would write one file is for [`Output::check`] to say: a
+    /// process opens no output that its workers do not ask for.
     pub fn output(&self, output: &Output) -> Result<FileSink, Failure> {
         self.outputs.open(output, &self.control)
     }

@@ -97,8 +97,10 @@ impl<'scope, T: EpochTime, D: 'static> SinkStream<'scope, T, D> for StreamVec<'s
         name: &str,
         sink: impl Sink<D> + 'static,
     ) -> Result<StreamVec<'scope, T, Infallible>, Failure> {
-        let writer = job
-            .output(sink.output())
+        let output = sink.output();
+        let writer = output
+            .check(job.processes())
+            .and_then(|()| job.output(output))
             .map_err(|failure| Failure::new(failure.kind(), format!("{name}: {failure}")))?;
         let name = name.to_owned();
         let encode = move |record: &D, bytes: &mut Vec<u8>| {
@@ -117,7 +119,6 @@ pub(super) struct Outputs {
 impl Outputs {
     /// The writer of `output`, opened now if this process has not used it yet.
     pub(super) fn open(&self, output: &Output, control: &Control) -> Result<FileSink, Failure> {
-        output.check(control.processes())?;
         let output = output.of_process(control.process());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sink) = open.get(&output) {

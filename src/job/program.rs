@@ -16,6 +16,10 @@ use timely_agents_operators::runtime::{self, RuntimeOptions};
 
 use super::{Job, execute};
 
+/// The options of the runtime for calls.
+const ASYNC: &str = "async-threads";
+const BLOCKING: &str = "blocking-threads";
+
 /// A program with options of its own.
 ///
 /// ```
@@ -30,39 +34,24 @@ use super::{Job, execute};
 pub struct Program {
     name: String,
     about: String,
-    options: getopts::Options,
+    own: Vec<Own>,
+}
+
+/// An option of the program's own.
+struct Own {
+    name: String,
+    value: String,
+    about: String,
 }
 
 impl Program {
     /// A program with the options that all jobs have. Its name is that of the job: processes of another are turned
     /// away.
     pub fn new(name: impl Into<String>) -> Self {
-        let defaults = RuntimeOptions::default();
-        let mut options = getopts::Options::new();
-        options.optflag("", "help", "print this");
-        ClusterConfig::install_options(&mut options);
-        options.optopt(
-            "",
-            "async-threads",
-            &format!(
-                "threads that poll asynchronous calls (default {})",
-                defaults.async_threads
-            ),
-            "NUM",
-        );
-        options.optopt(
-            "",
-            "blocking-threads",
-            &format!(
-                "threads, at most, for blocking calls (default {})",
-                defaults.blocking_threads
-            ),
-            "NUM",
-        );
         Program {
             name: name.into(),
             about: String::new(),
-            options,
+            own: Vec::new(),
         }
     }
 
@@ -72,10 +61,39 @@ impl Program {
         self
     }
 
-    /// Adds the option `--name VALUE`.
+    /// Adds the option `--name VALUE`. The names of other options are taken, but for `report`: timely's flag is then
+    /// `-r` only.
     pub fn option(mut self, name: &str, value: &str, about: &str) -> Self {
-        self.options.optopt("", name, about, value);
+        self.own.push(Own {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            about: about.to_owned(),
+        });
         self
+    }
+
+    /// The one parser.
+    fn options(&self) -> getopts::Options {
+        let mut options = getopts::Options::new();
+        for own in &self.own {
+            options.optopt("", &own.name, &own.about, &own.value);
+        }
+        let names: Vec<&str> = self.own.iter().map(|own| &*own.name).collect();
+        ClusterConfig::install_options_beside(&mut options, &names);
+        let defaults = RuntimeOptions::default();
+        for (name, what, default) in [
+            (ASYNC, "threads that poll asynchronous calls", defaults.async_threads),
+            (
+                BLOCKING,
+                "threads, at most, for blocking calls",
+                defaults.blocking_threads,
+            ),
+        ] {
+            assert!(!names.contains(&name), "the option --{name} is the runtime's");
+            options.optopt("", name, &format!("{what} (default {default})"), "NUM");
+        }
+        options.optflag("", "help", "print this");
+        options
     }
 
     /// Reads a command line, without the program's name. `None` after `--help`, which prints the options.
@@ -87,7 +105,7 @@ impl Program {
         args: impl IntoIterator<Item = S>,
     ) -> Result<Option<Arguments>, Failure> {
         let matches = self
-            .options
+            .options()
             .parse(args)
             .map_err(|error| usage_failure(&self.name, &error))?;
         if matches.opt_present("help") {
@@ -111,7 +129,7 @@ impl Program {
         } else {
             format!("{}\n\n", self.about)
         };
-        self.options.usage(&format!("{about}Usage: {} [options]", self.name))
+        self.options().usage(&format!("{about}Usage: {} [options]", self.name))
     }
 
     /// Runs `body` with this process's command line. A failure becomes one line on standard error and its exit code.
@@ -171,8 +189,8 @@ impl Arguments {
             None => Ok(default),
         };
         Ok(RuntimeOptions {
-            async_threads: threads("async-threads", defaults.async_threads)?,
-            blocking_threads: threads("blocking-threads", defaults.blocking_threads)?,
+            async_threads: threads(ASYNC, defaults.async_threads)?,
+            blocking_threads: threads(BLOCKING, defaults.blocking_threads)?,
         })
     }
 
