@@ -23,7 +23,7 @@ use timely::dataflow::{Scope, StreamVec};
 use timely::scheduling::Activator;
 
 use crate::cluster::{Control, Failure};
-use crate::flow::Flow;
+use crate::flow::{Attached, Flow};
 use crate::time::EpochTime;
 
 /// Records in the order of their epochs.
@@ -80,7 +80,7 @@ impl SourceOptions {
 pub fn source<T: EpochTime, R: Reader>(
     scope: Scope<'_, T>,
     reader: Option<R>,
-    options: SourceOptions,
+    mut options: SourceOptions,
 ) -> StreamVec<'_, T, R::Item> {
     let mut builder = OperatorBuilder::new(options.name.clone(), scope);
     let activator = scope.worker().activator_for(builder.operator_info().address);
@@ -90,9 +90,11 @@ pub fn source<T: EpochTime, R: Reader>(
         let capability = capabilities.pop().expect("one for the one output");
         // Without a reader the capability goes at once.
         let mut reading = reader.map(|reader| Reading {
+            flow: options.flow.take().as_ref().map(Flow::attach),
             reader,
             next: None,
             epoch: 0,
+            opened: false,
             buffer: Vec::new(),
             capability,
             activator,
@@ -136,10 +138,13 @@ struct Reading<T: EpochTime, R: Reader> {
     /// Read, but not to be sent yet; its epoch is the capability's.
     next: Option<R::Item>,
     epoch: u64,
+    /// Whether records of this epoch have been sent.
+    opened: bool,
     /// Records of the capability's epoch on their way out.
     buffer: Vec<R::Item>,
     capability: Capability<T>,
     activator: Activator,
+    flow: Option<Attached>,
     options: SourceOptions,
 }
 
@@ -152,36 +157,64 @@ impl<T: EpochTime, R: Reader> Reading<T, R> {
     }
 
     fn read(&mut self, output: &mut Session<'_, T, R::Item>) -> Result<Outcome, Failure> {
-        for _ in 0..self.options.batch.max(1) {
-            let item = match self.next.take() {
-                Some(item) => item,
-                None => match self.reader.next()? {
-                    Some((epoch, item)) => {
-                        self.enter(epoch, output)?;
-                        item
-                    }
-                    None => return Ok(Outcome::Ended),
+        let mut bytes = 0;
+        let mut records = 0;
+        let outcome = loop {
+            if records >= self.options.batch.max(1) || bytes >= Attached::CHUNK_BYTES {
+                break Ok(Outcome::More);
+            }
+            let (item, asked) = match self.next.take() {
+                Some(item) => (item, false),
+                None => match self.reader.next() {
+                    Ok(Some((epoch, item))) => match self.enter(epoch, output) {
+                        // Within an epoch the question at the start of the activation answers for all.
+                        Ok(entered) => (item, !entered && records > 0),
+                        Err(failure) => break Err(failure),
+                    },
+                    Ok(None) => break Ok(Outcome::Ended),
+                    Err(failure) => break Err(failure),
                 },
             };
+            if !asked && !self.admitted() {
+                self.next = Some(item);
+                break Ok(Outcome::Paused);
+            }
+            bytes += self.reader.bytes(&item);
+            records += 1;
+            self.opened = true;
             self.buffer.push(item);
+        };
+        if records > 0
+            && let Some(flow) = &self.flow
+        {
+            flow.sent(records, bytes);
         }
-        Ok(Outcome::More)
+        outcome
     }
 
-    /// Closes the epochs before `epoch`.
-    fn enter(&mut self, epoch: u64, output: &mut Session<'_, T, R::Item>) -> Result<(), Failure> {
+    /// Whether flow control lets a record of the present epoch through; if not, the source is activated again.
+    fn admitted(&self) -> bool {
+        self.flow
+            .as_ref()
+            .is_none_or(|flow| flow.admits(self.epoch, self.opened, &self.activator))
+    }
+
+    /// Closes the epochs before `epoch`; whether there were any.
+    fn enter(&mut self, epoch: u64, output: &mut Session<'_, T, R::Item>) -> Result<bool, Failure> {
         if epoch < self.epoch {
             return Err(Failure::data(format!(
                 "{}: epoch {epoch} comes after epoch {}: epochs must not go back",
                 self.options.name, self.epoch
             )));
         }
-        if epoch > self.epoch {
+        let later = epoch > self.epoch;
+        if later {
             self.ship(output);
             self.capability.downgrade(&T::minimum().with_epoch(epoch));
             self.epoch = epoch;
+            self.opened = false;
         }
-        Ok(())
+        Ok(later)
     }
 
     fn ship(&mut self, output: &mut Session<'_, T, R::Item>) {

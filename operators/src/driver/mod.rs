@@ -70,6 +70,8 @@ pub struct Load {
     pub ahead_bytes: usize,
     /// Distinct open times.
     pub open_times: usize,
+    /// The least epoch of them.
+    pub least_open: Option<u64>,
     /// The least epoch open at the input; `None` at its end.
     pub epoch: Option<u64>,
 }
@@ -951,6 +953,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             waiting_bytes: self.waiting_bytes,
             ahead_bytes: self.ahead_bytes,
             open_times: self.open.times(),
+            least_open: self.open.least_epoch(),
             epoch: self.epoch,
         }
     }

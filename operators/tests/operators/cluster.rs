@@ -122,7 +122,7 @@ fn play(part: &str) -> Result<Vec<String>, Failure> {
                 Ok(())
             })
         }),
-        _ => panic!("no such part: {part}"),
+        _ => crate::flow::play(part, &config),
     }?;
     Ok(results.into_iter().flatten().collect())
 }
@@ -225,15 +225,15 @@ fn gate(worker: &mut Worker) -> Vec<String> {
 
 /// How a child ended.
 #[derive(Debug)]
-struct Exit {
-    code: Option<i32>,
-    stderr: String,
+pub(crate) struct Exit {
+    pub(crate) code: Option<i32>,
+    pub(crate) stderr: String,
 }
 
-struct Child {
+pub(crate) struct Child {
     pid: u32,
     stdin: ChildStdin,
-    lines: Receiver<String>,
+    pub(crate) lines: Receiver<String>,
     exit: Receiver<Exit>,
     ended: bool,
 }
@@ -301,7 +301,7 @@ impl Child {
         exit
     }
 
-    fn exit(&mut self) -> Exit {
+    pub(crate) fn exit(&mut self) -> Exit {
         self.exit_within(LONG)
     }
 
@@ -335,14 +335,14 @@ impl Drop for Child {
 }
 
 /// A hostfile with ports that are free, and not given to another test of this process.
-struct Hosts {
+pub(crate) struct Hosts {
     dir: tempfile::TempDir,
     ports: Vec<u16>,
 }
 
 impl Hosts {
     /// Below the range from which the system takes ports for outgoing connections.
-    fn new(processes: usize) -> Self {
+    pub(crate) fn new(processes: usize) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let base = std::process::id() as usize * 131;
         let mut ports = Vec::new();
@@ -370,7 +370,7 @@ impl Hosts {
     }
 
     /// All processes of a job with the same part.
-    fn start(&self, part: &str, threads: usize) -> Vec<Child> {
+    pub(crate) fn start(&self, part: &str, threads: usize) -> Vec<Child> {
         (0..self.ports.len())
             .map(|process| Child::start(part, &self.arguments(process, threads)))
             .collect()

@@ -59,6 +59,10 @@ fn watch<T: EpochTime + Refines<()>>(worker: &mut Worker, reader: Option<Rows>, 
         }
         idle = if seen.len() == before { idle + 1 } else { 0 };
     }
+    // A source that failed would keep it for ever.
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
+    }
     seen.take()
 }
 
@@ -69,17 +73,19 @@ fn alone<R: Send + 'static>(f: impl Fn(&mut Worker) -> R + Send + Sync + 'static
 
 #[test]
 fn epochs_close_when_a_later_record_is_read() {
+    use Seen::{Open, Row};
+
     let rows = [(3, 30), (3, 31), (7, 70)];
     let seen = alone(move |worker| {
         let mut options = SourceOptions::new("rows", Control::detached());
         options.batch = 1;
         watch::<u64>(worker, Some(Rows::new(rows)), options)
     });
-    use Seen::{Open, Row};
     let expected = [
         Row(3, 30),
-        Open(Some(3)),
+        Open(Some(0)),
         Row(3, 31),
+        Open(Some(3)),
         Row(7, 70),
         Open(Some(7)),
         Open(None),
@@ -93,7 +99,15 @@ fn times_with_more_than_an_epoch_start_at_their_least() {
         let options = SourceOptions::new("rows", Control::detached());
         watch::<Stamp>(worker, Some(Rows::new([(3, 30), (7, 70)])), options)
     });
-    assert_eq!(seen, [Seen::Row(3, 30), Seen::Row(7, 70), Seen::Open(None)]);
+    assert_eq!(
+        seen,
+        [
+            Seen::Row(3, 30),
+            Seen::Row(7, 70),
+            Seen::Open(Some(0)),
+            Seen::Open(None)
+        ]
+    );
 }
 
 #[test]
@@ -158,7 +172,7 @@ fn a_reader_that_fails_ends_the_job_and_keeps_its_epoch_open() {
         (control.failure(), seen)
     });
     assert_eq!(failure, Some(Failure::data("line 2: no date")));
-    assert_eq!(seen, [Seen::Row(3, 30), Seen::Open(Some(3))]);
+    assert_eq!(seen, [Seen::Row(3, 30), Seen::Open(Some(0)), Seen::Open(Some(3))]);
 }
 
 #[test]

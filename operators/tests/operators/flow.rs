@@ -1,0 +1,306 @@
+//! Flow control (rule S9): no deadlock at the tightest limits, and bounded memory beside a slow worker.
+
+use std::cmp::Ordering;
+use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, atomic};
+use std::time::Duration;
+
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Inspect;
+use timely::worker::Worker;
+use timely_agents_operators::behavior::{self, Behavior, Effects, Opening, Progress, RunHead, Work};
+use timely_agents_operators::cluster::{ClusterConfig, Control, Failure, execute};
+use timely_agents_operators::completion::{CallRef, CallResult};
+use timely_agents_operators::driver::{Bare, ByRef};
+use timely_agents_operators::fact::What;
+use timely_agents_operators::flow::Flow;
+use timely_agents_operators::keys::KeyId;
+use timely_agents_operators::limits::Limits;
+use timely_agents_operators::operator::{Options, keyed_mailbox};
+use timely_agents_operators::source::{Reader, SourceOptions, source};
+
+use crate::cluster::Hosts;
+
+/// Longer than anything may take on a busy machine.
+const LONG: Duration = Duration::from_mins(2);
+
+/// Key and text.
+type Row = (u64, String);
+
+/// Outputs its inputs, after giving way some times, or after slow work.
+#[derive(Default)]
+struct Forward {
+    effects: Effects<Row, ()>,
+    sequenced: bool,
+    /// How often a run gives way.
+    rounds: u32,
+    /// How long a run takes.
+    work: Duration,
+}
+
+impl Behavior for Forward {
+    type Key = u64;
+    type Input = Row;
+    type Output = Row;
+    type Tagged = ();
+    type Run = (Row, u32);
+
+    fn open(&mut self, _: Opening<u64>) -> Result<(), behavior::Failure> {
+        Ok(())
+    }
+    fn admit(&mut self, _: usize) {}
+    #[expect(clippy::disallowed_methods, reason = "slow work")]
+    fn start(&mut self, _: &RunHead, work: Work<Row>, fuel: &mut u32) -> Progress<(Row, u32)> {
+        *fuel = fuel.saturating_sub(1);
+        let Work::Input(row) = work else { return Progress::Done };
+        if !self.work.is_zero() {
+            std::thread::sleep(self.work);
+        }
+        if self.rounds > 0 {
+            return Progress::Yielded((row, self.rounds));
+        }
+        self.effects.outputs.push(row);
+        Progress::Done
+    }
+    fn resume(&mut self, _: &RunHead, (row, rounds): &mut (Row, u32), fuel: &mut u32) -> Progress<()> {
+        *fuel = fuel.saturating_sub(1);
+        *rounds -= 1;
+        if *rounds > 0 {
+            return Progress::Yielded(());
+        }
+        self.effects.outputs.push(std::mem::take(row));
+        Progress::Done
+    }
+    fn complete(&mut self, _: &mut (Row, u32), _: CallRef, _: CallResult) -> bool {
+        false
+    }
+    fn wake(&mut self, _: &mut (Row, u32), _: u32) -> bool {
+        false
+    }
+    fn run_timeout(&self) -> Option<Duration> {
+        None
+    }
+    fn expire(&mut self, _: &mut (Row, u32)) -> bool {
+        false
+    }
+    fn effects<R>(&mut self, look: impl FnOnce(&mut Effects<Row, ()>) -> R) -> R {
+        look(&mut self.effects)
+    }
+    fn wants_control(&self) -> bool {
+        false
+    }
+    fn advance(&mut self, _: Option<u64>) {}
+    fn take_changed(&mut self) -> bool {
+        false
+    }
+    fn facts(&mut self, _: KeyId, _: &mut dyn FnMut(What, Option<Vec<u8>>)) {}
+    fn sequence(&self) -> Option<fn(&Self, &Row, &Row) -> Ordering> {
+        self.sequenced.then_some(|_, a, b| a.cmp(b))
+    }
+    fn input_bytes(&self, (_, text): &Row) -> usize {
+        8 + text.len()
+    }
+    fn drained(&mut self) {}
+    fn close(&mut self) {}
+}
+
+/// The keyed operator with `limits`, metered if there is a flow. Keys are placed by their remainder.
+fn forward<'s>(
+    stream: StreamVec<'s, u64, Row>,
+    control: &Control,
+    flow: Option<&Flow>,
+    limits: Limits,
+    behavior: Forward,
+) -> StreamVec<'s, u64, Row> {
+    let control = control.clone();
+    let on_failure = Rc::new(move |failure: &behavior::Failure| control.fail(Failure::data(failure.to_string())));
+    let mut options = Options::new("forward", on_failure);
+    options.limits = limits;
+    options.on_load = flow.map(|flow| flow.meter(limits));
+    let pact = Exchange::new(|(key, _): &Row| *key);
+    let key = ByRef::new(Rc::new(key_of as fn(&Row) -> &u64));
+    keyed_mailbox::<_, _, _, _, _, Bare>(stream, pact, key, behavior, options).output
+}
+
+fn key_of((key, _): &Row) -> &u64 {
+    key
+}
+
+/// Rows that are made as they are read.
+struct Made {
+    rows: Box<dyn Iterator<Item = (u64, Row)>>,
+}
+
+impl Reader for Made {
+    type Item = Row;
+
+    fn next(&mut self) -> Result<Option<(u64, Row)>, Failure> {
+        Ok(self.rows.next())
+    }
+
+    fn bytes(&self, (_, text): &Row) -> usize {
+        size_of::<Row>() + text.len()
+    }
+}
+
+/// Epochs of each source under [`tight`], and rows of each epoch.
+const EPOCHS: u64 = 12;
+const ROWS: u64 = 60;
+
+/// Two keyed operators in a row with all limits at 1, fed by a source on each worker; counts what comes out.
+fn tight(worker: &mut Worker, control: &Control, sequenced: bool, count: &Arc<AtomicU64>) {
+    let flow = Flow::build(worker);
+    let index = worker.index() as u64;
+    // Sources whose epochs are not the same, and of which one is far ahead of the others.
+    let rows = (0..EPOCHS * ROWS).map(move |i| (i / ROWS * (1 + index) + index, (i * 7 % 13, format!("{i}"))));
+    let mut options = SourceOptions::new("rows", control.clone());
+    options.batch = 5;
+    options.flow = Some(flow.clone());
+    let count = Arc::clone(count);
+    worker.dataflow(|scope| {
+        let behavior = |rounds| Forward {
+            sequenced,
+            rounds,
+            ..Forward::default()
+        };
+        let mut stream = source(scope, Some(Made { rows: Box::new(rows) }), options);
+        for rounds in [2, 1] {
+            stream = forward(stream, control, Some(&flow), Limits::tight(), behavior(rounds));
+        }
+        stream.inspect(move |_| {
+            count.fetch_add(1, atomic::Ordering::Relaxed);
+        });
+    });
+    flow.close();
+}
+
+/// Runs `job` on threads; a deadlock is a failure.
+fn tight_on(config: ClusterConfig, sequenced: bool) -> Result<u64, Failure> {
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        let count = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&count);
+        let result = execute(&config, move |worker, control| {
+            tight(worker, control, sequenced, &counter);
+            Ok(())
+        });
+        let _ = tell.send(result.map(|_| count.load(atomic::Ordering::Relaxed)));
+    });
+    told.recv_timeout(LONG).expect("no deadlock")
+}
+
+#[test]
+fn the_tightest_limits_do_not_stop_one_worker() {
+    for sequenced in [false, true] {
+        assert_eq!(tight_on(ClusterConfig::single(1), sequenced), Ok(EPOCHS * ROWS));
+    }
+}
+
+#[test]
+fn the_tightest_limits_do_not_stop_threads() {
+    for (threads, sequenced) in [(2, false), (2, true), (3, false)] {
+        assert_eq!(
+            tight_on(ClusterConfig::single(threads), sequenced),
+            Ok(threads as u64 * EPOCHS * ROWS)
+        );
+    }
+}
+
+#[test]
+fn the_tightest_limits_do_not_stop_processes() {
+    for part in ["flow tight arrival", "flow tight sequence"] {
+        let hosts = Hosts::new(2);
+        let mut children = hosts.start(part, 2);
+        let mut sum = 0;
+        for child in &mut children {
+            let exit = child.exit();
+            assert_eq!((exit.code, exit.stderr.as_str()), (Some(0), ""));
+            sum += child.lines.iter().map(|line| line.parse::<u64>().unwrap()).sum::<u64>();
+        }
+        assert_eq!(sum, 4 * EPOCHS * ROWS);
+    }
+}
+
+/// Rows under [`slow`], each of 8 KiB: together 96 MiB.
+const LARGE: u64 = 12 << 10;
+
+/// Worker 0 reads rows of one epoch for worker 1, whose runs are slow.
+fn slow(worker: &mut Worker, control: &Control, controlled: bool, count: &Arc<AtomicU64>) {
+    let flow = controlled.then(|| Flow::build(worker));
+    let reader = (worker.index() == 0).then(|| Made {
+        rows: Box::new((0..LARGE).map(|i| (7, (2 * i + 1, "x".repeat(8 << 10))))),
+    });
+    let mut options = SourceOptions::new("rows", control.clone());
+    options.flow.clone_from(&flow);
+    let count = Arc::clone(count);
+    worker.dataflow(|scope| {
+        let behavior = Forward {
+            work: Duration::from_micros(100),
+            ..Forward::default()
+        };
+        let rows = source(scope, reader, options);
+        forward(rows, control, flow.as_ref(), Limits::default(), behavior).inspect(move |_| {
+            count.fetch_add(1, atomic::Ordering::Relaxed);
+        });
+    });
+}
+
+/// The most memory that this process has had, in MiB.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 10
+}
+
+/// The rows that came out and the largest peak of the processes in MiB.
+fn peak_of(part: &str) -> (u64, u64) {
+    let hosts = Hosts::new(2);
+    let mut children = hosts.start(part, 1);
+    let (mut rows, mut most) = (0, 0);
+    for child in &mut children {
+        let exit = child.exit();
+        assert_eq!((exit.code, exit.stderr.as_str()), (Some(0), ""));
+        let lines: Vec<u64> = child.lines.iter().map(|line| line.parse().unwrap()).collect();
+        rows += lines[0];
+        most = most.max(lines[1]);
+    }
+    (rows, most)
+}
+
+#[test]
+fn a_slow_worker_of_another_process_bounds_its_source() {
+    let (rows, most) = peak_of("flow slow");
+    assert_eq!(rows, LARGE);
+    assert!(most < 64, "{most} MiB with flow control");
+    println!("PEAK {most}");
+    let (rows, without) = peak_of("flow slow free");
+    assert_eq!(rows, LARGE);
+    println!("PEAK {without}");
+    assert!(without > 96, "{without} MiB without: the worker is not slow enough");
+}
+
+/// The parts of the processes that the tests start.
+pub(crate) fn play(part: &str, config: &ClusterConfig) -> Result<Vec<Vec<String>>, Failure> {
+    let count = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&count);
+    let part = part.to_owned();
+    let measured = part.starts_with("flow slow");
+    execute(config, move |worker, control| {
+        match part.as_str() {
+            "flow tight arrival" => tight(worker, control, false, &counter),
+            "flow tight sequence" => tight(worker, control, true, &counter),
+            "flow slow" => slow(worker, control, true, &counter),
+            "flow slow free" => slow(worker, control, false, &counter),
+            part => panic!("no such part: {part}"),
+        }
+        Ok(())
+    })?;
+    let mut lines = vec![count.load(atomic::Ordering::Relaxed).to_string()];
+    if measured {
+        lines.push(peak().to_string());
+    }
+    Ok(vec![lines])
+}
