@@ -55,7 +55,10 @@ fn main() -> ExitCode {
             }
             let degrees: i32 = reading.text.parse()?;
             if degrees.abs() > 60 {
-                ctx.side(odd, format!("epoch {}: {} reads {degrees}", ctx.epoch(), reading.sensor));
+                ctx.side(
+                    odd,
+                    format!("epoch {}: {} reads {degrees}", ctx.epoch(), reading.sensor),
+                );
             } else {
                 ctx.output(degrees);
             }
@@ -75,7 +78,11 @@ fn main() -> ExitCode {
     });
     alarm.on_notify("summarize", move |over, ctx| {
         let highest = ctx.get(highest).unwrap_or_default();
-        ctx.output(format!("epoch {} over: {} had at most {highest}", over.epoch, ctx.key_text()));
+        ctx.output(format!(
+            "epoch {} over: {} had at most {highest}",
+            over.epoch,
+            ctx.key_text()
+        ));
         Ok(())
     });
 
@@ -99,7 +106,10 @@ fn main() -> ExitCode {
         let odd = streams.side(odd).map(|text| line("out of range", text));
         let dead = streams.dead_letters().map(|letter| {
             let text = letter.input.map(|reading| reading.text).unwrap_or_default();
-            line("dead letter", format!("epoch {}: {} sent {text:?}: {}", letter.epoch, letter.key, letter.error))
+            line(
+                "dead letter",
+                format!("epoch {}: {} sent {text:?}: {}", letter.epoch, letter.key, letter.error),
+            )
         });
         // The same key: values are with their owner already, and no exchange is made.
         let alarms = cleaned.agent(alarm).values().map(|text| line("alarm", text));
