@@ -69,6 +69,8 @@ pub struct Agent<I: 'static, O: 'static> {
     id: u32,
     events: Vec<EventPlan>,
     actions: Vec<Action<O>>,
+    /// Sync actions of inputs by their index, as they are: called without a look at the event's type.
+    direct: Vec<(u32, plan::DirectBody<I, O>)>,
     slots: Vec<SlotPlan>,
     sides: Vec<SidePlan>,
     counters: Vec<String>,
@@ -95,6 +97,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
                 EventPlan::typed::<Notification>(names::NOTIFICATION),
             ],
             actions: Vec::new(),
+            direct: Vec::new(),
             slots: Vec::new(),
             sides: Vec::new(),
             counters: Vec::new(),
@@ -187,7 +190,10 @@ impl<I: Input, O: 'static> Agent<I, O> {
         name: &str,
         action: impl Fn(&I, &Ctx<O>) -> Result<(), Error> + Send + Sync + 'static,
     ) -> ActionOptions<'_> {
-        self.act(name, vec![names::INPUT.into()], Form::Typed, sync_body(action))
+        let action = Arc::new(action);
+        self.direct.push((self.actions.len() as u32, Arc::clone(&action) as plan::DirectBody<I, O>));
+        let body = sync_body(move |input: &I, ctx: &Ctx<O>| action(input, ctx));
+        self.act(name, vec![names::INPUT.into()], Form::Typed, body)
     }
 
     /// An action that runs for each input and may wait.
@@ -363,7 +369,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
             run_timeout: self.run_timeout,
             stats: Arc::default(),
         };
-        Plan::new(program, &resource_names, self.order, self.identity)
+        Plan::new(program, &resource_names, self.direct, self.order, self.identity)
     }
 }
 

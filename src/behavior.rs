@@ -69,7 +69,7 @@ enum Verdict {
     /// The run has ended as a dead letter.
     Dead,
     /// The job stops.
-    Stop(Failure),
+    Stop(Box<Failure>),
 }
 
 impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
@@ -96,67 +96,80 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         )
     }
 
-    /// Drives a run that has not waited yet. `input` is boxed only when the run must be kept.
-    #[inline]
-    fn start_direct(&mut self, head: &RunHead, input: I, fuel: &mut u32) -> Progress<Box<Run<O>>> {
+    /// Drives a run that has not waited yet, from its action number `from` on. `input` is boxed only when the run
+    /// must be kept.
+    fn start_direct(&mut self, head: &RunHead, input: I, from: usize, fuel: &mut u32) -> Progress<Box<Run<O>>> {
         let (plan, open) = self.opened();
-        let program = &plan.program;
         let core = &*open.core;
-        if core.observed.get() {
+        if core.observed.get() && from == 0 {
+            core.common.attention.set(true);
             core.observe_start(INPUT, &input);
         }
-        let triggers = program.triggers(INPUT);
-        for (i, &index) in triggers.iter().enumerate() {
+        let actions = plan.direct.as_deref().unwrap_or_default();
+        for (i, (index, body)) in actions.iter().enumerate().skip(from) {
             if *fuel == 0 {
-                let mut run = self.promote(Some(Rc::new(input)));
-                let payload = Payload::Typed(Rc::clone(run.input.as_ref().expect("just put")));
-                run.queue.push_front(Queued {
-                    event: INPUT,
-                    payload,
-                    next: i as u32,
-                    path: ROOT,
-                });
+                let run = self.keep_direct(input, i);
                 return Progress::Yielded(run);
             }
             *fuel -= 1;
-            let action = program.action(index);
-            let Body::Sync(body) = &action.body else {
-                unreachable!("direct plans take inputs by sync actions")
-            };
-            open.ctx.task.reuse(index, mix(ROOT, u64::from(index)), 1);
+            open.ctx.task.reuse(*index, mix(ROOT, u64::from(*index)), 1);
             core.begin_step();
-            if let Err(error) = take_step(core, &open.ctx.task, || body(&input, &open.ctx)) {
-                let message = error.to_string();
-                match judge(core, &mut open.stats[index as usize], index, 1, true, &message) {
-                    Verdict::GoOn => {}
-                    Verdict::Stop(failure) => return Progress::Failed(failure),
-                    Verdict::Dead => {
-                        let input: Rc<dyn Any> = Rc::new(input);
-                        return self.bury(&mut Vec::new(), Some(input), index, 1, message);
-                    }
-                    Verdict::Again { pause } => {
-                        let mut run = self.promote(Some(Rc::new(input)));
-                        let event = Rc::clone(run.input.as_ref().expect("just put"));
-                        let payload = Payload::Typed(Rc::clone(&event));
-                        run.queue.push_front(Queued {
-                            event: INPUT,
-                            payload,
-                            next: i as u32 + 1,
-                            path: ROOT,
-                        });
-                        self.retry_later(&mut run, head, index, event, mix(ROOT, u64::from(index)), 2, 0, pause);
-                        return self.drive(head, run, fuel);
-                    }
-                }
-            } else {
-                open.stats[index as usize].finished += 1;
+            match take_step(core, &open.ctx.task, || body(&input, &open.ctx)) {
+                Ok(()) => open.stats[*index as usize].finished += 1,
+                Err(message) => return self.direct_failed(head, input, i, message, fuel),
             }
+        }
+        self.direct_over(head, input, fuel)
+    }
+
+    /// The actions of an input are over; the events that they sent remain.
+    #[inline]
+    fn direct_over(&mut self, head: &RunHead, input: I, fuel: &mut u32) -> Progress<Box<Run<O>>> {
+        let core = &*self.opened().1.core;
+        if !core.common.attention.get() {
+            core.memory.borrow_mut().end_inline_run(head.key);
+            return Progress::Done;
         }
         if core.staged.borrow().queue.is_empty() {
             self.end(head.key);
             return Progress::Done;
         }
         self.chain_direct(head, input, fuel)
+    }
+
+    /// Makes a run that is to go on with its input's action number `next` one that can be kept.
+    fn keep_direct(&mut self, input: I, next: usize) -> Box<Run<O>> {
+        let mut run = self.promote(Some(Rc::new(input)));
+        if next < self.plan.program.triggers(INPUT).len() {
+            let payload = Payload::Typed(Rc::clone(run.input.as_ref().expect("just put")));
+            run.queue.push_front(Queued { event: INPUT, payload, next: next as u32, path: ROOT });
+        }
+        run
+    }
+
+    /// Action number `i` of an input has failed and its step is undone.
+    #[cold]
+    fn direct_failed(
+        &mut self,
+        head: &RunHead,
+        input: I,
+        i: usize,
+        message: String,
+        fuel: &mut u32,
+    ) -> Progress<Box<Run<O>>> {
+        let (plan, open) = self.opened();
+        let index = plan.program.triggers(INPUT)[i];
+        match judge(&open.core, &mut open.stats[index as usize], index, 1, true, &message) {
+            Verdict::GoOn => self.start_direct(head, input, i + 1, fuel),
+            Verdict::Stop(failure) => Progress::Failed(failure),
+            Verdict::Dead => self.bury(&mut Vec::new(), Some(Rc::new(input)), index, 1, message),
+            Verdict::Again { pause } => {
+                let mut run = self.keep_direct(input, i + 1);
+                let event = Rc::clone(run.input.as_ref().expect("just put"));
+                self.retry_later(&mut run, head, index, event, mix(ROOT, u64::from(index)), 2, 0, pause);
+                self.drive(head, run, fuel)
+            }
+        }
     }
 
     /// Goes on with the events that the input's actions have sent.
@@ -188,8 +201,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             let path = mix(path, u64::from(index));
             open.ctx.task.reuse(index, path, 1);
             core.begin_step();
-            if let Err(error) = take_step(core, &open.ctx.task, || body(&**value, &open.ctx)) {
-                let message = error.to_string();
+            if let Err(message) = take_step(core, &open.ctx.task, || body(&**value, &open.ctx)) {
                 match judge(core, &mut open.stats[index as usize], index, 1, true, &message) {
                     Verdict::GoOn => {}
                     Verdict::Stop(failure) => return Progress::Failed(failure),
@@ -222,6 +234,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             notifying: core.notifying.get(),
             queue: std::mem::take(&mut core.staged.borrow_mut().queue),
             tasks: Vec::new(),
+            free: Vec::new(),
             ready: Default::default(),
             undo,
             history: core.history.take(),
@@ -251,6 +264,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     /// Makes `run` the active one.
     fn activate(&mut self, run: &mut Run<O>) {
         let core = &*self.opened().1.core;
+        core.common.attention.set(true);
         core.identity.set(run.identity);
         core.notifying.set(run.notifying);
         std::mem::swap(&mut core.staged.borrow_mut().queue, &mut run.queue);
@@ -263,6 +277,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         std::mem::swap(&mut core.staged.borrow_mut().queue, &mut run.queue);
         std::mem::swap(&mut *core.undo.borrow_mut(), &mut run.undo);
         std::mem::swap(&mut *core.history.borrow_mut(), &mut run.history);
+        core.forget_run();
     }
 
     fn drive_active(&mut self, head: &RunHead, run: &mut Run<O>, fuel: &mut u32) -> Progress<()> {
@@ -335,18 +350,20 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         attempt: u32,
         flushed: u32,
     ) -> u32 {
-        let index = run.vacancy();
-        let fired = TaskWaker::new(self.opened().1.core.queue.clone(), head.token, index);
-        run.tasks[index as usize] = Some(Box::new(Task {
-            cell: TaskCell::new(index, action, path, attempt, flushed),
-            event,
-            future: None,
-            waker: Waker::from(Arc::clone(&fired)),
-            fired,
-            retry: None,
-            saved: None,
-        }));
-        index
+        let queue = self.opened().1.core.queue.clone();
+        run.place(|index| {
+            let fired = TaskWaker::new(queue, head.token, index);
+            Box::new(Task {
+                cell: TaskCell::new(index, action, path, attempt, flushed),
+                event,
+                future: None,
+                waker: Waker::from(Arc::clone(&fired)),
+                fired,
+                ready: false,
+                retry: None,
+                saved: None,
+            })
+        })
     }
 
     /// Places a task that starts after a pause.
@@ -378,6 +395,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     /// Takes one step of a task; what the run has come to if that ends the call.
     fn poll_task(&mut self, head: &RunHead, run: &mut Run<O>, index: u32) -> Option<Progress<()>> {
         let mut task = run.tasks[index as usize].take()?;
+        task.ready = false;
         let (plan, open) = self.opened();
         let core = &open.core;
         let action = plan.program.action(task.cell.action.get());
@@ -414,10 +432,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             Ok(Poll::Ready(result)) => result.map_err(|error| error.to_string()),
             Err(panic) => Err(panic.to_string()),
         };
+        run.vacate(index);
         // What the future still holds is dropped while its step is active, so that it cannot touch another.
         let dropped = quiet::catch(|| drop(task.future.take()));
         let result = result.and_then(|()| dropped.map_err(|panic| panic.to_string()));
-        let result = result.and_then(|()| core.fault.take().map_or(Ok(()), Err));
+        let result = result.and_then(|()| core.take_fault().map_or(Ok(()), Err));
         match result {
             Ok(()) => {
                 core.publish_step(&task.cell);
@@ -426,7 +445,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 None
             }
             Err(message) => {
-                core.fault.take();
+                core.take_fault();
                 core.undo_step();
                 let cell = &task.cell;
                 let flushed = cell.flushes.get().max(cell.flushed_before.get());
@@ -477,7 +496,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let (limit, then) = plan.program.run_timeout.expect("only a plan with a limit expires");
         let message = format!("the run has not ended within {limit:?}");
         match then {
-            Exhausted::Fail => Progress::Failed(open.core.failure("", message)),
+            Exhausted::Fail => Progress::Failed(Box::new(open.core.failure("", message))),
             Exhausted::DeadLetter | Exhausted::Ignore => {
                 let input = run.input.take();
                 self.end_early(&mut run.tasks);
@@ -516,7 +535,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             core.begin_step();
             core.restore_step(task.saved.take());
             let _: Result<(), Panic> = quiet::catch(|| drop(task));
-            core.fault.take();
+            core.take_fault();
             core.undo_step();
         }
         core.staged.borrow_mut().queue.clear();
@@ -527,26 +546,26 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
 
     fn dead_letter(&mut self, input: Option<Rc<dyn Any>>, action: String, attempts: u32, error: String) {
         let core = &*self.opened().1.core;
-        let head = core.common.head.get();
+        let head = &core.common.head;
         let sent = core
             .history
             .take()
             .iter()
             .map(|(event, payload)| core.tell(*event, payload))
             .collect();
-        let key = core.keys.text(head.key);
+        let key = core.keys.text(head.key.get());
         tracing::warn!(
             agent = core.program.name,
             key,
-            epoch = head.epoch,
+            epoch = head.epoch.get(),
             action,
             error,
             "dead letter"
         );
         let letter = DeadLetter {
             key,
-            epoch: head.epoch,
-            sequence: head.sequence,
+            epoch: head.epoch.get(),
+            sequence: head.sequence.get(),
             action,
             attempts,
             error,
@@ -565,8 +584,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     fn end(&mut self, key: KeyId) {
         let core = &*self.opened().1.core;
         core.memory.borrow_mut().end_run(key);
-        core.notifying.set(None);
-        core.clear_history();
+        core.forget_run();
         debug_assert!(core.staged.borrow().sent.is_empty(), "steps end before their run");
     }
 }
@@ -589,7 +607,7 @@ fn judge<O>(core: &Core<O>, stats: &mut ActionStats, index: u32, attempt: u32, a
         Policy::Ignore => Exhausted::Ignore,
     };
     match then {
-        Exhausted::Fail => Verdict::Stop(core.failure(&action.name, message)),
+        Exhausted::Fail => Verdict::Stop(Box::new(core.failure(&action.name, message))),
         Exhausted::DeadLetter => {
             stats.dead_lettered += 1;
             Verdict::Dead
@@ -601,34 +619,33 @@ fn judge<O>(core: &Core<O>, stats: &mut ActionStats, index: u32, attempt: u32, a
     }
 }
 
-/// Runs the body of a task that does not wait, and commits or undoes its step.
+/// Runs the body of a task that does not wait, and commits or undoes its step; what went wrong, as text.
 #[inline]
-fn take_step<O>(core: &Core<O>, task: &TaskCell, body: impl FnOnce() -> Result<(), Error>) -> Result<(), StepError> {
-    let result = match quiet::catch(body) {
-        Ok(Ok(())) => match core.fault.take() {
-            None => {
-                core.publish_step(task);
-                return Ok(());
-            }
-            Some(message) => StepError::Fault(message),
-        },
-        Ok(Err(error)) => StepError::Action(error),
-        Err(panic) => StepError::Panic(panic),
-    };
-    core.fault.take();
-    core.undo_step();
-    Err(result)
+fn take_step<O>(core: &Core<O>, task: &TaskCell, body: impl FnOnce() -> Result<(), Error>) -> Result<(), String> {
+    let result = quiet::catch(body);
+    if matches!(result, Ok(Ok(()))) {
+        if !core.common.attention.get() {
+            return Ok(());
+        }
+        if core.has_fault() {
+            return Err(undo_failed(core, result));
+        }
+        core.publish_step(task);
+        Ok(())
+    } else {
+        Err(undo_failed(core, result))
+    }
 }
 
-/// Why a step has failed.
-#[derive(Debug, thiserror::Error)]
-enum StepError {
-    #[error("{0}")]
-    Action(Error),
-    #[error("{0}")]
-    Panic(Panic),
-    #[error("{0}")]
-    Fault(String),
+#[cold]
+fn undo_failed<O>(core: &Core<O>, result: Result<Result<(), Error>, Panic>) -> String {
+    let fault = core.take_fault();
+    core.undo_step();
+    match result {
+        Ok(Ok(())) => fault.unwrap_or_default(),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => panic.to_string(),
+    }
 }
 
 impl<O> crate::plan::Program<O> {
@@ -708,6 +725,10 @@ impl<O> Core<O> {
             notifications,
         } = *saved;
         self.memory.borrow_mut().swap_in(log, self.key());
+        if !notifications.is_empty() {
+            // The flag was taken when the task suspended; without it nobody would see them.
+            self.common.control.set(true);
+        }
         let mut staged = self.staged.borrow_mut();
         staged.sent = sent;
         staged.effects.outputs.extend(outputs);
@@ -772,18 +793,22 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         self.opened().1.core.memory.borrow_mut().admit(keys);
     }
 
+    fn touch(&mut self, keys: &[KeyId]) {
+        self.opened().1.core.memory.borrow().touch(keys);
+    }
+
     #[inline]
     fn start(&mut self, head: &RunHead, work: Work<I>, fuel: &mut u32) -> Progress<Box<Run<O>>> {
         let (plan, open) = self.opened();
         let core = &*open.core;
-        core.common.head.set(*head);
+        core.common.head.set(head);
         match work {
             Work::Input(input) => {
                 core.identity
                     .set(plan.identity.as_ref().map(|identify| identify(&input)));
                 core.notifying.set(None);
-                if plan.direct {
-                    return self.start_direct(head, input, fuel);
+                if plan.direct.is_some() {
+                    return self.start_direct(head, input, 0, fuel);
                 }
                 let input: Rc<dyn Any> = Rc::new(input);
                 self.start_kept(head, INPUT, input, fuel)
@@ -796,8 +821,54 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         }
     }
 
+    #[inline]
+    fn start_batch(
+        &mut self,
+        head: &mut RunHead,
+        inputs: &mut impl Iterator<Item = (KeyId, u64, I)>,
+        fuel: &mut u32,
+    ) -> (u64, Option<Progress<Box<Run<O>>>>) {
+        let mut ended = 0;
+        let (plan, open) = self.opened();
+        let core = &*open.core;
+        let Some(actions) = plan.direct.as_deref().filter(|_| plan.identity.is_none() && !core.observed.get()) else {
+            let Some((key, sequence, input)) = inputs.next() else { return (0, None) };
+            (head.key, head.sequence) = (key, sequence);
+            return (0, Some(self.start(head, Work::Input(input), fuel)));
+        };
+        core.common.head.set(head);
+        'inputs: while *fuel > 0 {
+            let Some((key, sequence, input)) = inputs.next() else { break };
+            core.common.head.key.set(key);
+            core.common.head.sequence.set(sequence);
+            for (i, (index, body)) in actions.iter().enumerate() {
+                // A run is not cut short inside a batch: it may use a little more than there is.
+                *fuel = fuel.saturating_sub(1);
+                open.ctx.task.reuse(*index, mix(ROOT, u64::from(*index)), 1);
+                core.begin_step();
+                match take_step(core, &open.ctx.task, || body(&input, &open.ctx)) {
+                    Ok(()) => open.stats[*index as usize].finished += 1,
+                    Err(message) => {
+                        (head.key, head.sequence) = (key, sequence);
+                        let progress = self.direct_failed(head, input, i, message, fuel);
+                        return (ended, Some(progress));
+                    }
+                }
+            }
+            if !core.common.attention.get() {
+                core.memory.borrow_mut().end_inline_run(key);
+                ended += 1;
+                continue 'inputs;
+            }
+            (head.key, head.sequence) = (key, sequence);
+            let progress = self.direct_over(head, input, fuel);
+            return (ended, Some(progress));
+        }
+        (ended, None)
+    }
+
     fn resume(&mut self, head: &RunHead, run: &mut Box<Run<O>>, fuel: &mut u32) -> Progress<()> {
-        self.opened().1.core.common.head.set(*head);
+        self.opened().1.core.common.head.set(head);
         self.drive_kept(head, run, fuel)
     }
 
@@ -855,7 +926,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         })
     }
 
-    fn input_bytes(&self, input: &I) -> usize {
+    fn input_bytes(input: &I) -> usize {
         postcard::experimental::serialized_size(input)
             .unwrap_or(0)
             .max(size_of::<I>())

@@ -101,11 +101,50 @@ pub(crate) fn next(counter: &Cell<u32>) -> u32 {
     n
 }
 
+/// The head of the active run, field by field: it is set for each run, and copying it as a whole would stall on
+/// fields that were stored one by one just before.
+pub(crate) struct HeadCell {
+    pub(crate) key: Cell<KeyId>,
+    token: Cell<RunToken>,
+    pub(crate) sequence: Cell<u64>,
+    pub(crate) epoch: Cell<u64>,
+    pub(crate) event_time: Cell<u64>,
+    pub(crate) now: Cell<u64>,
+}
+
+impl HeadCell {
+    fn new(head: &RunHead) -> Self {
+        HeadCell {
+            key: Cell::new(head.key),
+            token: Cell::new(head.token),
+            sequence: Cell::new(head.sequence),
+            epoch: Cell::new(head.epoch),
+            event_time: Cell::new(head.event_time),
+            now: Cell::new(head.now),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn set(&self, head: &RunHead) {
+        self.key.set(head.key);
+        self.sequence.set(head.sequence);
+        self.token.set(head.token);
+        // Runs of one batch share their time.
+        if self.epoch.get() != head.epoch || self.event_time.get() != head.event_time || self.now.get() != head.now {
+            self.epoch.set(head.epoch);
+            self.event_time.set(head.event_time);
+            self.now.set(head.now);
+        }
+    }
+}
+
 /// What does not depend on the type of outputs: calls and sleeps reach this.
 pub(crate) struct Common {
-    pub(crate) head: Cell<RunHead>,
+    pub(crate) head: HeadCell,
     /// Whether the driver must look at what follows.
     pub(crate) control: Cell<bool>,
+    /// Whether the active run has done more than write memory and output: only then its steps are looked at closer.
+    pub(crate) attention: Cell<bool>,
     pub(crate) calls: RefCell<Vec<CallStart>>,
     pub(crate) timers: RefCell<Vec<TimerStart>>,
     pub(crate) cancelled: RefCell<Vec<(u32, u32)>>,
@@ -116,8 +155,9 @@ pub(crate) struct Common {
 impl Common {
     fn new(call_timeout: Option<Duration>) -> Self {
         Common {
-            head: Cell::new(no_run()),
+            head: HeadCell::new(&no_run()),
             control: Cell::new(false),
+            attention: Cell::new(true),
             calls: RefCell::default(),
             timers: RefCell::default(),
             cancelled: RefCell::default(),
@@ -254,7 +294,7 @@ pub(crate) struct Core<O: 'static> {
     /// Whether somebody observes events.
     pub(crate) observed: Rc<Cell<bool>>,
     /// What is wrong with the active step, though its action does not know.
-    pub(crate) fault: Cell<Option<String>>,
+    fault: RefCell<Option<String>>,
     /// What the active run has sent, for a dead letter.
     pub(crate) history: RefCell<Vec<(u32, Payload)>>,
     /// Whether `history` is kept.
@@ -290,7 +330,7 @@ impl<O> Core<O> {
             notifying: Cell::new(None),
             ended: Cell::new(false),
             observed,
-            fault: Cell::new(None),
+            fault: RefCell::default(),
             history: RefCell::default(),
             keeps_sent,
             name_hash: stable_hash(&program.name),
@@ -300,7 +340,7 @@ impl<O> Core<O> {
 
     #[inline]
     pub(crate) fn key(&self) -> KeyId {
-        self.common.head.get().key
+        self.common.head.key.get()
     }
 
     /// Begins a step.
@@ -362,11 +402,11 @@ impl<O> Core<O> {
     }
 
     fn record(&self, name: String, attributes: Value, action: Option<&String>) -> Tagged {
-        let head = self.common.head.get();
+        let head = &self.common.head;
         Tagged::Event(Rc::new(EventRecord {
-            key: self.keys.text(head.key),
-            epoch: head.epoch,
-            sequence: head.sequence,
+            key: self.keys.text(head.key.get()),
+            epoch: head.epoch.get(),
+            sequence: head.sequence.get(),
             name,
             action: action.cloned(),
             attributes,
@@ -402,12 +442,11 @@ impl<O> Core<O> {
         }
     }
 
-    /// Forgets what the active run has sent.
-    #[inline]
-    pub(crate) fn clear_history(&self) {
-        if self.keeps_sent {
-            self.history.borrow_mut().clear();
-        }
+    /// Forgets what the active run has done beyond memory and outputs.
+    pub(crate) fn forget_run(&self) {
+        self.notifying.set(None);
+        self.history.borrow_mut().clear();
+        self.common.attention.set(self.keeps_sent);
     }
 
     /// Memory, to write to.
@@ -423,27 +462,37 @@ impl<O> Core<O> {
 
     /// Lets the active step fail when it ends.
     pub(crate) fn fault(&self, message: String) {
-        self.fault.set(Some(message));
+        self.common.attention.set(true);
+        *self.fault.borrow_mut() = Some(message);
+    }
+
+    #[inline]
+    pub(crate) fn has_fault(&self) -> bool {
+        self.fault.borrow().is_some()
+    }
+
+    pub(crate) fn take_fault(&self) -> Option<String> {
+        self.fault.take()
     }
 
     /// Identifies the active run: the same in every execution that gives the key the same inputs.
     pub(crate) fn run_id(&self) -> u64 {
-        let head = self.common.head.get();
-        let run = mix(mix(0x7275_6E73, self.name_hash), self.keys.hash(head.key));
+        let head = &self.common.head;
+        let run = mix(mix(0x7275_6E73, self.name_hash), self.keys.hash(head.key.get()));
         match (self.identity.get(), self.notifying.get()) {
             (Some(identity), None) => mix(mix(run, 1), identity),
             (_, Some(epoch)) => mix(mix(run, 2), epoch),
-            (None, None) => mix(mix(run, 3), head.sequence),
+            (None, None) => mix(mix(run, 3), head.sequence.get()),
         }
     }
 
     pub(crate) fn failure(&self, action: &str, message: impl Into<String>) -> Failure {
-        let head = self.common.head.get();
+        let head = &self.common.head;
         Failure {
             agent: self.program.name.clone(),
             action: action.into(),
-            key: self.keys.text(head.key),
-            epoch: head.epoch,
+            key: self.keys.text(head.key.get()),
+            epoch: head.epoch.get(),
             message: message.into(),
         }
     }

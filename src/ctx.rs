@@ -58,6 +58,7 @@ impl<O> Ctx<O> {
 
     fn enqueue(&self, event: u32, payload: Payload) {
         let path = mix(self.task.path.get(), u64::from(next(&self.task.sends)) + 1);
+        self.core.common.attention.set(true);
         self.core.staged.borrow_mut().sent.push(Queued {
             event,
             payload,
@@ -136,22 +137,14 @@ impl<O> Ctx<O> {
         column.put(self.core.key(), value);
     }
 
-    /// Changes what the key remembers in `slot`, starting from the default when there is nothing.
+    /// Changes what the key remembers in `slot`, starting from the default when there is nothing. Memory cannot
+    /// be used inside `change`.
     #[inline]
     pub fn update<V: Remembered + Default, R>(&self, slot: Slot<V>, change: impl FnOnce(&mut V) -> R) -> R {
         self.own(slot);
-        let key = self.core.key();
-        // The value is taken out while it is changed, so that `change` may use the context.
-        let mut value = {
-            let mut memory = self.core.writable();
-            let column: &mut SlotColumn<V> = memory.write(slot.column).expect("a slot is of its column's type");
-            column.take_for_update(key).unwrap_or_default()
-        };
-        let result = change(&mut value);
         let mut memory = self.core.writable();
-        let column: &mut SlotColumn<V> = memory.column_mut(slot.column).expect("a slot is of its column's type");
-        column.set_unlogged(key, value);
-        result
+        let column: &mut SlotColumn<V> = memory.write(slot.column).expect("a slot is of its column's type");
+        change(column.change(self.core.key()).get_or_insert_with(V::default))
     }
 
     /// Takes what the key remembers in `slot`, which is forgotten.
@@ -262,7 +255,7 @@ impl<O> Ctx<O> {
 
     /// The time of day when this step began, on the operator's clock.
     pub fn now(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_micros(self.core.common.head.get().now)
+        UNIX_EPOCH + Duration::from_micros(self.core.common.head.now.get())
     }
 
     /// A number that looks random and is the same in every execution of this run.
@@ -308,17 +301,17 @@ impl<O> Ctx<O> {
 
     /// The epoch of this run.
     pub fn epoch(&self) -> u64 {
-        self.core.common.head.get().epoch
+        self.core.common.head.epoch.get()
     }
 
     /// The event time of this run: its epoch, where time has no other coordinate.
     pub fn time(&self) -> u64 {
-        self.core.common.head.get().event_time
+        self.core.common.head.event_time.get()
     }
 
     /// The number of this run among its key's, from 1.
     pub fn sequence(&self) -> u64 {
-        self.core.common.head.get().sequence
+        self.core.common.head.sequence.get()
     }
 
     /// Which attempt of the action this is, from 1.

@@ -8,7 +8,10 @@ use timely_agents_operators::completion::CallFailure;
 /// The failure of an action: any error, by `?`. What follows from it is the action's [`Policy`](crate::Policy).
 ///
 /// Like `anyhow::Error` it is no `std::error::Error` itself, so that every one of those converts.
-pub struct Error {
+pub struct Error(Box<Inner>);
+
+/// Boxed, so that what actions return is one word.
+struct Inner {
     message: String,
     source: Option<Box<dyn StdError>>,
 }
@@ -16,31 +19,25 @@ pub struct Error {
 impl Error {
     /// A failure with a message of its own.
     pub fn new(message: impl Into<String>) -> Self {
-        Error {
-            message: message.into(),
-            source: None,
-        }
+        Error(Box::new(Inner { message: message.into(), source: None }))
     }
 
     /// The error that this one was made from, as an `E`.
     pub fn downcast_ref<E: StdError + 'static>(&self) -> Option<&E> {
-        self.source.as_deref().and_then(<dyn StdError>::downcast_ref)
+        self.0.source.as_deref().and_then(<dyn StdError>::downcast_ref)
     }
 }
 
 impl<E: StdError + 'static> From<E> for Error {
     fn from(error: E) -> Self {
-        Error {
-            message: error.to_string(),
-            source: Some(Box::new(error)),
-        }
+        Error(Box::new(Inner { message: error.to_string(), source: Some(Box::new(error)) }))
     }
 }
 
 impl Display for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        let mut cause = self.source.as_ref().and_then(|source| source.source());
+        f.write_str(&self.0.message)?;
+        let mut cause = self.0.source.as_ref().and_then(|source| source.source());
         while let Some(error) = cause {
             write!(f, ": {error}")?;
             cause = error.source();

@@ -7,7 +7,6 @@ use timely::ExchangeData;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, ParallelizationContract, Pipeline};
 use timely::dataflow::operators::generic::Operator;
-use timely::dataflow::operators::vec::Map;
 use timely_agents_operators::driver::{Bare, ByRef, Emission, Intake, Paired, WithKey};
 use timely_agents_operators::fact::Fact;
 use timely_agents_operators::group::KeyGroups;
@@ -84,7 +83,7 @@ impl<'scope, T: EpochTime, I: Input + ExchangeData> AgentStream<'scope, T, I> fo
 
     fn key_by<K: Key>(self, key: impl Fn(&I) -> K + 'static) -> KeyedStream<'scope, T, K, I> {
         KeyedStream {
-            stream: self.map(move |value| (key(&value), value)),
+            stream: map_in_order(self, move |value| (key(&value), value)),
             partitioned: false,
         }
     }
@@ -95,6 +94,18 @@ impl<'scope, T: EpochTime, I: Input + ExchangeData> AgentStream<'scope, T, I> fo
     {
         self.key_by(Clone::clone)
     }
+}
+
+/// Changes items and keeps their order over all times; timely's own `map` sorts what is there by time.
+fn map_in_order<'scope, T: EpochTime, A: 'static, B: 'static>(
+    stream: StreamVec<'scope, T, A>,
+    change: impl Fn(A) -> B + 'static,
+) -> StreamVec<'scope, T, B> {
+    stream.unary(Pipeline, "Map", move |_, _| {
+        move |input, output| {
+            input.for_each(|time, batch| output.session(&time).give_iterator(batch.drain(..).map(&change)));
+        }
+    })
 }
 
 fn exchange_by<T: EpochTime, I: ExchangeData, K: Key>(
@@ -120,11 +131,8 @@ impl<'scope, T: EpochTime, I: Clone + 'static, O: 'static> AgentStreams<'scope, 
         let tagged = self.tagged.clone().expect("these streams were made with a tagged port");
         tagged.unary(Pipeline, name, move |_, _| {
             move |input, output| {
-                input.for_each_time(|time, batches| {
-                    let mut session = output.session(&time);
-                    for batch in batches {
-                        session.give_iterator(batch.drain(..).filter_map(&pick));
-                    }
+                input.for_each(|time, batch| {
+                    output.session(&time).give_iterator(batch.drain(..).filter_map(&pick));
                 });
             }
         })
@@ -317,7 +325,7 @@ impl<'scope, T: EpochTime, K: Key + ExchangeData, V: Input + ExchangeData> Keyed
 impl<'scope, T: EpochTime, K: Key, V: 'static> KeyedStream<'scope, T, K, V> {
     /// Changes values; keys and partitioning stay.
     pub fn map_values<W: 'static>(self, change: impl Fn(V) -> W + 'static) -> KeyedStream<'scope, T, K, W> {
-        let stream = self.stream.map(move |(key, value)| (key, change(value)));
+        let stream = map_in_order(self.stream, move |(key, value)| (key, change(value)));
         KeyedStream {
             stream,
             partitioned: self.partitioned,
@@ -326,7 +334,7 @@ impl<'scope, T: EpochTime, K: Key, V: 'static> KeyedStream<'scope, T, K, V> {
 
     /// Computes other keys; values are exchanged before the next agent.
     pub fn key_by<L: Key>(self, key: impl Fn(&K, &V) -> L + 'static) -> KeyedStream<'scope, T, L, V> {
-        let stream = self.stream.map(move |(k, value)| (key(&k, &value), value));
+        let stream = map_in_order(self.stream, move |(k, value)| (key(&k, &value), value));
         KeyedStream {
             stream,
             partitioned: false,
@@ -335,7 +343,7 @@ impl<'scope, T: EpochTime, K: Key, V: 'static> KeyedStream<'scope, T, K, V> {
 
     /// The values without their keys.
     pub fn values(self) -> StreamVec<'scope, T, V> {
-        self.stream.map(|(_, value)| value)
+        map_in_order(self.stream, |(_, value)| value)
     }
 
     /// Keys and values.

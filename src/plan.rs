@@ -3,7 +3,6 @@
 use std::any::{TypeId, type_name};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug, Display, Formatter};
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,8 +12,10 @@ use serde::ser::{SerializeStruct, Serializer};
 use timely_agents_operators::limits::Limits;
 use timely_agents_operators::stats::RunStats;
 
-use crate::action::{Action, Body, Form};
+use crate::action::{Action, Body};
 use crate::agent::{Compare, Hook, OpenHook, codec_of};
+use crate::ctx::Ctx;
+use crate::error::Error;
 use crate::event::{Codec, names};
 use crate::memory::SlotPlan;
 use crate::policy::{Exhausted, Policy};
@@ -24,6 +25,9 @@ use crate::stats::AgentStats;
 
 pub(crate) type Order<I> = Box<Compare<I>>;
 pub(crate) type Identity<I> = Box<dyn Fn(&I) -> u64 + Send + Sync>;
+
+/// A sync action of inputs.
+pub(crate) type DirectBody<I, O> = Arc<dyn Fn(&I, &Ctx<O>) -> Result<(), Error> + Send + Sync>;
 
 /// The event id of inputs.
 pub(crate) const INPUT: u32 = 0;
@@ -138,7 +142,6 @@ impl std::error::Error for BuildErrors {}
 /// A declared event, and the actions it triggers.
 pub(crate) struct EventPlan {
     pub(crate) name: String,
-    pub(crate) shared_name: Arc<str>,
     pub(crate) type_id: Option<TypeId>,
     type_name: &'static str,
     pub(crate) codec: Option<Codec>,
@@ -150,7 +153,6 @@ impl EventPlan {
     pub(crate) fn typed<E: Serialize + DeserializeOwned + 'static>(name: &str) -> Self {
         EventPlan {
             name: name.into(),
-            shared_name: name.into(),
             type_id: Some(TypeId::of::<E>()),
             type_name: type_name::<E>(),
             codec: Some(codec_of::<E>()),
@@ -161,7 +163,6 @@ impl EventPlan {
     fn dynamic(name: &str) -> Self {
         EventPlan {
             name: name.into(),
-            shared_name: name.into(),
             type_id: None,
             type_name: "DynamicEvent",
             codec: None,
@@ -331,8 +332,8 @@ pub(crate) struct Inner<I: 'static, O: 'static> {
     pub(crate) program: Arc<Program<O>>,
     pub(crate) order: Option<Order<I>>,
     pub(crate) identity: Option<Identity<I>>,
-    /// Whether every action of inputs is sync and takes the input as its type: then no input is boxed.
-    pub(crate) direct: bool,
+    /// The actions of inputs, if all are sync and take the input as its type: then no input is boxed.
+    pub(crate) direct: Option<Vec<(u32, DirectBody<I, O>)>>,
     /// Whether a dead letter may have to tell what its run has sent.
     pub(crate) keeps_sent: bool,
 }
@@ -347,6 +348,7 @@ impl<I, O> Plan<I, O> {
     pub(crate) fn new(
         mut program: Program<O>,
         resource_names: &[String],
+        direct: Vec<(u32, DirectBody<I, O>)>,
         order: Option<Order<I>>,
         identity: Option<Identity<I>>,
     ) -> Result<Self, BuildErrors> {
@@ -358,10 +360,7 @@ impl<I, O> Plan<I, O> {
             });
         }
         program.resolve();
-        let direct = program.triggers(INPUT).iter().all(|a| {
-            let action = program.action(*a);
-            action.form == Form::Typed && matches!(action.body, Body::Sync(_))
-        });
+        let direct = (direct.len() == program.triggers(INPUT).len()).then_some(direct);
         let keeps_sent = program
             .run_timeout
             .is_some_and(|(_, then)| then == Exhausted::DeadLetter)
@@ -507,9 +506,4 @@ impl<I, O> Serialize for Plan<I, O> {
         )?;
         plan.end()
     }
-}
-
-/// The name of an event as runs share it.
-pub(crate) fn shared(name: &str) -> Rc<str> {
-    name.into()
 }

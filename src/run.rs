@@ -26,6 +26,8 @@ pub(crate) struct Run<O> {
     pub(crate) queue: VecDeque<Queued>,
     /// Tasks that wait, each at its index for its life.
     pub(crate) tasks: Vec<Option<Box<Task<O>>>>,
+    /// Places without a task.
+    pub(crate) free: Vec<u32>,
     /// Tasks that can go on.
     pub(crate) ready: VecDeque<u32>,
     /// Old values of finished steps.
@@ -37,22 +39,31 @@ pub(crate) struct Run<O> {
 }
 
 impl<O> Run<O> {
-    /// A place for a task.
-    pub(crate) fn vacancy(&mut self) -> u32 {
-        let at = self.tasks.iter().position(Option::is_none).unwrap_or_else(|| {
+    /// Gives a task a place, which it keeps for its life.
+    pub(crate) fn place(&mut self, make: impl FnOnce(u32) -> Box<Task<O>>) -> u32 {
+        let index = self.free.pop().unwrap_or_else(|| {
             self.tasks.push(None);
-            self.tasks.len() - 1
+            self.tasks.len() as u32 - 1
         });
-        at as u32
+        self.tasks[index as usize] = Some(make(index));
+        index
+    }
+
+    /// The task at a place is over.
+    pub(crate) fn vacate(&mut self, index: u32) {
+        debug_assert!(self.tasks[index as usize].is_none(), "the task is taken out first");
+        self.free.push(index);
     }
 
     pub(crate) fn has_tasks(&self) -> bool {
-        self.tasks.iter().any(Option::is_some)
+        self.tasks.len() > self.free.len()
     }
 
-    fn make_ready(&mut self, task: u32) -> bool {
-        if !self.ready.contains(&task) {
-            self.ready.push_back(task);
+    fn make_ready(&mut self, index: u32) -> bool {
+        if let Some(Some(task)) = self.tasks.get_mut(index as usize)
+            && !std::mem::replace(&mut task.ready, true)
+        {
+            self.ready.push_back(index);
         }
         true
     }
@@ -105,6 +116,8 @@ pub(crate) struct Task<O> {
     pub(crate) future: Option<ActionFuture>,
     pub(crate) waker: Waker,
     pub(crate) fired: Arc<TaskWaker>,
+    /// Whether the task is among those that can go on.
+    pub(crate) ready: bool,
     /// The pause after which the task starts again.
     pub(crate) retry: Option<u32>,
     pub(crate) saved: Option<Box<Saved<O>>>,

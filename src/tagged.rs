@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// An item of the tagged port.
 #[derive(Clone)]
-pub enum Tagged {
+pub(crate) enum Tagged {
     /// A value of a side output.
     Side {
         /// The side output.

@@ -69,7 +69,7 @@ pub enum Progress<R> {
     /// The run can go on, but its fuel is used up.
     Yielded(R),
     /// The job must stop.
-    Failed(Failure),
+    Failed(Box<Failure>),
 }
 
 /// Why an agent stops its job.
@@ -186,8 +186,29 @@ pub trait Behavior: 'static {
     /// Ids below `keys` are in use from now on.
     fn admit(&mut self, keys: usize);
 
+    /// Runs of `keys` are about to start: what they remember may be brought into the cache together.
+    fn touch(&mut self, keys: &[KeyId]);
+
     /// Starts a run and drives it as far as `fuel` and its waits allow.
     fn start(&mut self, head: &RunHead, work: Work<Self::Input>, fuel: &mut u32) -> Progress<Self::Run>;
+
+    /// Starts runs of `inputs`, each the key, the number of its run and the input, until one has not simply ended
+    /// or there is nothing more to start. Tells how many have ended, and what the last one came to if it has not;
+    /// `head` then names it. `head` has all but the key and the number.
+    ///
+    /// This is `start` for many: only it is worth overriding, for speed.
+    #[inline]
+    fn start_batch(
+        &mut self,
+        head: &mut RunHead,
+        inputs: &mut impl Iterator<Item = (KeyId, u64, Self::Input)>,
+        fuel: &mut u32,
+    ) -> (u64, Option<Progress<Self::Run>>) {
+        let Some((key, sequence, input)) = inputs.next() else { return (0, None) };
+        head.key = key;
+        head.sequence = sequence;
+        (0, Some(self.start(head, Work::Input(input), fuel)))
+    }
 
     /// Drives a run on.
     fn resume(&mut self, head: &RunHead, run: &mut Self::Run, fuel: &mut u32) -> Progress<()>;
@@ -225,7 +246,7 @@ pub trait Behavior: 'static {
         Self: Sized;
 
     /// The bytes that a waiting input takes, for the limit on them.
-    fn input_bytes(&self, input: &Self::Input) -> usize;
+    fn input_bytes(input: &Self::Input) -> usize;
 
     /// The input has ended and all work is done.
     fn drained(&mut self);

@@ -13,7 +13,7 @@ pub struct Limits {
     pub open_epochs: usize,
     /// Calls on the runtime at once; further ones wait their turn. Default 100,000.
     pub concurrent_calls: usize,
-    /// Tasks that one activation runs before others have their turn. Default 65,536.
+    /// Tasks that one activation runs before others have their turn. Default 262,144.
     pub fuel: u32,
 }
 
@@ -24,7 +24,7 @@ impl Default for Limits {
             inbox_bytes: 256 << 20,
             open_epochs: 10_000,
             concurrent_calls: 100_000,
-            fuel: 65_536,
+            fuel: 262_144,
         }
     }
 }

@@ -187,11 +187,10 @@ where
                     facts: facts_port.as_mut().map(OutputBuilder::activate),
                     caller,
                 };
-                input.for_each_time(|capability, batches| {
+                // Not `for_each_time`: it sorts by time, unstably, and a sender's order is to be kept (S2).
+                input.for_each(|capability, batch| {
                     ports.retain(&capability);
-                    for batch in batches {
-                        driver.input(&intake, capability.time(), batch, &mut fuel, &mut ports);
-                    }
+                    driver.input(&intake, capability.time(), batch, &mut fuel, &mut ports);
                 });
                 queue.drain(|completion| driver.complete(completion, &mut ports));
                 more = driver.work(&mut fuel, &mut ports);

@@ -2,11 +2,25 @@
 //!
 //! A completion may come long after its run has ended; its token then names nothing.
 
-/// Names a run in flight on its worker.
+/// Names a run in flight on its worker: the place in the low half, its generation in the high one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RunToken {
-    index: u32,
-    generation: u32,
+pub struct RunToken(u64);
+
+impl RunToken {
+    #[inline]
+    fn new(index: u32, generation: u32) -> Self {
+        RunToken(u64::from(generation) << 32 | u64::from(index))
+    }
+
+    #[inline]
+    fn index(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline]
+    fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
 }
 
 #[derive(Debug)]
@@ -36,14 +50,8 @@ impl<V> Slab<V> {
     #[inline]
     pub fn vacant(&self) -> RunToken {
         match self.free.last() {
-            Some(&index) => RunToken {
-                index,
-                generation: self.places[index as usize].generation,
-            },
-            None => RunToken {
-                index: self.places.len() as u32,
-                generation: 0,
-            },
+            Some(&index) => RunToken::new(index, self.places[index as usize].generation),
+            None => RunToken::new(self.places.len() as u32, 0),
         }
     }
 
@@ -69,8 +77,8 @@ impl<V> Slab<V> {
     /// The value of a token, unless it was removed.
     #[inline]
     pub fn get_mut(&mut self, token: RunToken) -> Option<&mut V> {
-        let place = self.places.get_mut(token.index as usize)?;
-        if place.generation == token.generation {
+        let place = self.places.get_mut(token.index() as usize)?;
+        if place.generation == token.generation() {
             place.value.as_mut()
         } else {
             None
@@ -79,15 +87,15 @@ impl<V> Slab<V> {
 
     /// Removes a value; its token names nothing from then on.
     pub fn remove(&mut self, token: RunToken) -> Option<V> {
-        let place = self.places.get_mut(token.index as usize)?;
-        if place.generation != token.generation {
+        let place = self.places.get_mut(token.index() as usize)?;
+        if place.generation != token.generation() {
             return None;
         }
         let value = place.value.take()?;
         // A place whose generations are used up is left empty for ever.
         if let Some(generation) = place.generation.checked_add(1) {
             place.generation = generation;
-            self.free.push(token.index);
+            self.free.push(token.index());
         }
         Some(value)
     }
@@ -105,10 +113,7 @@ impl<V> Slab<V> {
     /// The values with their tokens, in order of place.
     pub fn iter(&self) -> impl Iterator<Item = (RunToken, &V)> {
         self.places.iter().enumerate().filter_map(|(index, place)| {
-            let token = RunToken {
-                index: index as u32,
-                generation: place.generation,
-            };
+            let token = RunToken::new(index as u32, place.generation);
             place.value.as_ref().map(|value| (token, value))
         })
     }

@@ -28,6 +28,12 @@ pub(crate) trait Column: Any {
     fn end_taken(&mut self, key: KeyId, replaced: Box<dyn Any>, facts: bool) -> bool;
     /// Hands over what has changed of `key` since last asked.
     fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>));
+    /// Whether values last from run to run and hold no memory of their own.
+    fn is_plain(&self) -> bool;
+    /// Empties the log: its writes are final.
+    fn clear_log(&mut self);
+    /// Brings the values of `keys` into the cache, all at once rather than one by one.
+    fn touch(&self, keys: &[KeyId]);
 }
 
 /// The column of a slot.
@@ -63,21 +69,15 @@ impl<V: Serialize + 'static> SlotColumn<V> {
         self.log.push(old);
     }
 
-    /// Takes a value out to be changed; a copy of it goes to the log.
+    /// A value, to be changed in place; a copy of what it was goes to the log.
     #[inline]
-    pub(crate) fn take_for_update(&mut self, key: KeyId) -> Option<V>
+    pub(crate) fn change(&mut self, key: KeyId) -> &mut Option<V>
     where
         V: Clone,
     {
-        let value = self.values[key.index()].take();
+        let value = &mut self.values[key.index()];
         self.log.push(value.clone());
         value
-    }
-
-    /// Puts a changed value back.
-    #[inline]
-    pub(crate) fn set_unlogged(&mut self, key: KeyId, value: V) {
-        self.values[key.index()] = Some(value);
     }
 
     fn pop(&mut self) -> Option<V> {
@@ -141,6 +141,19 @@ impl<V: Serialize + 'static> Column for SlotColumn<V> {
 
     fn end_taken(&mut self, key: KeyId, _: Box<dyn Any>, facts: bool) -> bool {
         self.note(key, facts)
+    }
+
+    fn is_plain(&self) -> bool {
+        !self.sensory && !std::mem::needs_drop::<V>()
+    }
+
+    fn clear_log(&mut self) {
+        self.log.clear();
+    }
+
+    fn touch(&self, keys: &[KeyId]) {
+        let there = keys.iter().filter(|key| self.values[key.index()].is_some()).count();
+        std::hint::black_box(there);
     }
 
     fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>)) {

@@ -9,6 +9,7 @@
 //! # Invariants
 //! - Between tasks, columns hold finished steps only.
 //! - `touched` names the column of each logged write, in order; each column's own log has the old values.
+//! - Writes before `base` are final; nothing looks at them again.
 //!
 //! Not here: when steps begin and end (`behavior`).
 
@@ -35,10 +36,18 @@ pub(crate) struct Entry {
     restore: bool,
 }
 
+/// How many writes of ended runs are kept before they are forgotten.
+const FORGET_AT: usize = 1 << 10;
+
 /// The columns of one agent on one worker. The first two are the dynamic paths, short-term and sensory.
 pub(crate) struct Memory {
     columns: Vec<Box<dyn Column>>,
     touched: Vec<u32>,
+    /// Where the active run's log begins; before it lie writes of runs that have ended.
+    base: usize,
+    /// By column: whether the log may keep writes of ended runs. Not where they become facts or are cleared, and
+    /// not where values hold memory of their own.
+    forgettable: Vec<bool>,
     facts: bool,
     changed: bool,
 }
@@ -52,11 +61,13 @@ impl Memory {
     pub(crate) fn new(slots: &[SlotPlan], facts: bool) -> Self {
         let mut columns: Vec<Box<dyn Column>> = vec![Box::new(PathColumn::new(false)), Box::new(PathColumn::new(true))];
         columns.extend(slots.iter().map(SlotPlan::column));
-        Memory {
-            columns,
-            touched: Vec::new(),
-            facts,
-            changed: false,
+        let forgettable = columns.iter().map(|column| !facts && column.is_plain()).collect();
+        Memory { columns, touched: Vec::new(), base: 0, forgettable, facts, changed: false }
+    }
+
+    pub(crate) fn touch(&self, keys: &[KeyId]) {
+        for column in &self.columns {
+            column.touch(keys);
         }
     }
 
@@ -70,12 +81,6 @@ impl Memory {
     #[inline]
     pub(crate) fn column<C: Column>(&self, column: u32) -> Option<&C> {
         (&*self.columns[column as usize] as &dyn Any).downcast_ref()
-    }
-
-    /// A column as what it is, for a write that is logged already.
-    #[inline]
-    pub(crate) fn column_mut<C: Column>(&mut self, column: u32) -> Option<&mut C> {
-        (&mut *self.columns[column as usize] as &mut dyn Any).downcast_mut()
     }
 
     /// A column as what it is, for one write that the caller logs in it.
@@ -94,23 +99,26 @@ impl Memory {
         self.touched.len()
     }
 
-    /// Undoes the writes since `mark`.
+    /// Undoes the writes since `mark`, or since the run began if that is later.
     pub(crate) fn undo_to(&mut self, mark: usize, key: KeyId) {
-        while self.touched.len() > mark {
+        while self.touched.len() > mark.max(self.base) {
             let column = self.touched.pop().expect("longer than the mark");
             self.columns[column as usize].undo(key);
         }
     }
 
+    /// The column of the run's last logged write, which leaves the log.
+    #[inline]
+    fn pop(&mut self) -> Option<u32> {
+        if self.touched.len() > self.base { self.touched.pop() } else { None }
+    }
+
     /// Takes the log out and the writes with it: memory is as it was before them.
     pub(crate) fn swap_out(&mut self, key: KeyId) -> Vec<Entry> {
-        let mut log = Vec::with_capacity(self.touched.len());
-        while let Some(column) = self.touched.pop() {
-            log.push(Entry {
-                column,
-                value: self.columns[column as usize].swap_out(key),
-                restore: true,
-            });
+        let mut log = Vec::with_capacity(self.touched.len() - self.base);
+        while let Some(column) = self.pop() {
+            let value = self.columns[column as usize].swap_out(key);
+            log.push(Entry { column, value, restore: true });
         }
         log
     }
@@ -126,7 +134,7 @@ impl Memory {
     /// Moves the log, as old values, behind `undo`; memory stays as it is.
     pub(crate) fn take_log(&mut self, undo: &mut Vec<Entry>) {
         let from = undo.len();
-        while let Some(column) = self.touched.pop() {
+        while let Some(column) = self.pop() {
             undo.push(Entry {
                 column,
                 value: self.columns[column as usize].take_log(),
@@ -156,8 +164,33 @@ impl Memory {
     /// Ends a run whose log is all here: sensory memory is cleared, changes are noted for facts.
     #[inline]
     pub(crate) fn end_run(&mut self, key: KeyId) {
-        while let Some(column) = self.touched.pop() {
+        while let Some(column) = self.pop() {
             self.changed |= self.columns[column as usize].end(key, self.facts);
+        }
+    }
+
+    /// Ends a run that never waited. Where nothing needs to be done for its writes, they stay logged, before
+    /// `base`, and are forgotten many at a time.
+    #[inline]
+    pub(crate) fn end_inline_run(&mut self, key: KeyId) {
+        if self.touched[self.base..].iter().all(|column| self.forgettable[*column as usize]) {
+            self.base = self.touched.len();
+            if self.base > FORGET_AT {
+                self.forget();
+            }
+        } else {
+            self.end_run(key);
+        }
+    }
+
+    /// Forgets the writes of runs that have ended.
+    #[cold]
+    fn forget(&mut self) {
+        debug_assert_eq!(self.base, self.touched.len(), "no run is active");
+        self.touched.clear();
+        self.base = 0;
+        for column in &mut self.columns {
+            column.clear_log();
         }
     }
 

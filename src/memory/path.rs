@@ -249,6 +249,16 @@ impl Column for PathColumn {
         self.note(key, placed(replaced).0, facts)
     }
 
+    fn is_plain(&self) -> bool {
+        false
+    }
+
+    fn clear_log(&mut self) {
+        self.log.clear();
+    }
+
+    fn touch(&self, _: &[KeyId]) {}
+
     fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>)) {
         for path in self.stale.remove(&key).unwrap_or_default() {
             let value = self.trees.get(&key).and_then(|tree| tree.get(&path)).map(|value| {

@@ -35,7 +35,7 @@ use tokio::task::AbortHandle;
 use self::mailbox::{Mailbox, Waiting};
 use self::seal::Seal;
 pub use self::shape::{Bare, ByRef, Emission, Intake, Paired, WithKey};
-use crate::behavior::{Behavior, CallJob, CallStart, Failure, Opening, Progress, RunHead, Work};
+use crate::behavior::{Behavior, CallJob, CallStart, Failure, Opening, Progress, RunHead, TimerStart, Work};
 use crate::completion::{CallFailure, CallRef, CallResult, CallValue, Completion, CompletionQueue};
 use crate::fact::Fact;
 use crate::group::KeyGroups;
@@ -46,6 +46,9 @@ use crate::slab::{RunToken, Slab};
 use crate::stats::RunStats;
 use crate::time::EpochTime;
 use crate::timers::{TimerKey, Timers};
+
+/// Up to so many keys, their states are in the cache anyway.
+const CACHED_KEYS: usize = 1 << 14;
 
 /// Where the driver's output goes.
 pub trait Sink<T, O, S> {
@@ -99,6 +102,15 @@ struct ActiveCall {
     /// Whether it counts among the calls on the runtime.
     running: bool,
     abort: Option<AbortHandle>,
+}
+
+/// Lists that travel between the behavior and the driver.
+#[derive(Default)]
+struct Requests {
+    cancelled: Vec<(u32, u32)>,
+    calls: Vec<CallStart>,
+    timers: Vec<TimerStart>,
+    notifications: Vec<u64>,
 }
 
 enum Deadline {
@@ -156,12 +168,15 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     held_back: Vec<KeyId>,
     timers: Timers<Deadline>,
     calls_running: usize,
+    requests: Requests,
     calls_waiting: VecDeque<(CallRef, Cow<'static, str>, CallJob)>,
 
     /// The time of what is staged in `items` and in the behavior's effects.
     staged: Option<T>,
     items: Vec<E::Item>,
     seal: Option<Seal<T>>,
+    /// Whether open work has changed since the least times of facts were asked for.
+    work_changed: bool,
     ids: Vec<KeyId>,
     waiting_bytes: usize,
     ahead_bytes: usize,
@@ -212,10 +227,12 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             held_back: Vec::new(),
             timers: Timers::default(),
             calls_running: 0,
+            requests: Requests::default(),
             calls_waiting: VecDeque::new(),
             staged: None,
             items: Vec::new(),
             seal: facts.then(|| Seal::new(groups, index.keys())),
+            work_changed: false,
             index,
             ids: Vec::new(),
             waiting_bytes: 0,
@@ -313,7 +330,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             let later = self.later.entry(epoch).or_default();
             for (item, key) in items {
                 let input = intake.input(item);
-                let bytes = self.behavior.input_bytes(&input);
+                let bytes = B::input_bytes(&input);
                 self.ahead_bytes += bytes;
                 later.push(Arrived {
                     time: time.clone(),
@@ -323,28 +340,19 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 });
             }
         } else {
-            let mut ended = 0;
             if self.backlog.is_empty() {
                 self.stage(time, sink);
-                while *fuel > 0 && self.runs.len() < self.limits.runs_in_flight && self.phase == Phase::Open {
-                    let Some((item, key)) = items.next() else { break };
-                    let input = intake.input(item);
-                    match &mut self.states[key.index()].mailbox {
-                        None => {
-                            if self.begin(time, key, Work::Input(input), fuel, sink) {
-                                ended += 1;
-                            }
-                        }
-                        Some(_) => self.wait(time.clone(), key, input),
-                    }
+                if self.index.len() > CACHED_KEYS {
+                    self.touch(&ids);
                 }
+                let ended = self.start_inputs(intake, time, &mut items, fuel, sink);
                 self.stats.inline += ended;
                 self.stats.runs += ended;
                 self.open.remove(time, ended);
             }
             for (item, key) in items {
                 let input = intake.input(item);
-                let bytes = self.behavior.input_bytes(&input);
+                let bytes = B::input_bytes(&input);
                 self.waiting_bytes += bytes;
                 self.backlog.push_back(Arrived {
                     time: time.clone(),
@@ -357,9 +365,93 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         self.ids = ids;
     }
 
+    /// Starts runs of a batch as far as there is room; how many have ended.
+    #[inline]
+    fn start_inputs<V, N, K>(
+        &mut self,
+        intake: &N,
+        time: &T,
+        items: &mut impl Iterator<Item = (V, KeyId)>,
+        fuel: &mut u32,
+        sink: &mut K,
+    ) -> u64
+    where
+        N: Intake<V, Key = B::Key, Input = B::Input>,
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        let mut ended = 0;
+        let mut head = self.head(time);
+        // Where each run is looked at by itself.
+        let singly = self.seal.is_some() || E::KEYED;
+        while self.has_room(*fuel) {
+            if singly {
+                let Some((item, key)) = items.next() else { break };
+                let input = intake.input(item);
+                if self.states[key.index()].mailbox.is_none() {
+                    ended += u64::from(self.begin(&mut head, time, key, Work::Input(input), fuel, sink));
+                } else {
+                    self.wait(time.clone(), key, input);
+                }
+                continue;
+            }
+            head.token = self.runs.vacant();
+            let (states, waiting_bytes) = (&mut self.states, &mut self.waiting_bytes);
+            let mut free = std::iter::from_fn(|| {
+                loop {
+                    let (item, key) = items.next()?;
+                    let input = intake.input(item);
+                    let state = &mut states[key.index()];
+                    match &mut state.mailbox {
+                        None => {
+                            state.sequence += 1;
+                            return Some((key, state.sequence, input));
+                        }
+                        Some(mailbox) => {
+                            let bytes = B::input_bytes(&input);
+                            *waiting_bytes += bytes;
+                            mailbox.push_input(time.clone(), bytes, input);
+                        }
+                    }
+                }
+            });
+            let (ended_at_once, last) = self.behavior.start_batch(&mut head, &mut free, fuel);
+            ended += ended_at_once;
+            match last {
+                Some(progress) => ended += u64::from(self.started(&head, time, progress, false, sink)),
+                None => break,
+            }
+        }
+        ended
+    }
+
+    /// Whether another run may start now.
+    #[inline]
+    fn has_room(&self, fuel: u32) -> bool {
+        fuel > 0 && self.runs.len() < self.limits.runs_in_flight && matches!(self.phase, Phase::Open)
+    }
+
+    /// Brings what runs of `ids` will look at into the cache: the misses of a batch overlap.
+    fn touch(&mut self, ids: &[KeyId]) {
+        let busy = ids.iter().filter(|id| self.states[id.index()].mailbox.is_some()).count();
+        std::hint::black_box(busy);
+        self.behavior.touch(ids);
+    }
+
+    /// What runs at `time` are told of themselves, but for their key.
+    fn head(&self, time: &T) -> RunHead {
+        RunHead {
+            key: KeyId(0),
+            token: self.runs.vacant(),
+            sequence: 0,
+            epoch: time.epoch(),
+            event_time: time.event_time(),
+            now: self.now,
+        }
+    }
+
     /// Puts an input behind the work of its key.
     fn wait(&mut self, time: T, key: KeyId, input: B::Input) {
-        let bytes = self.behavior.input_bytes(&input);
+        let bytes = B::input_bytes(&input);
         self.waiting_bytes += bytes;
         let mailbox = self.states[key.index()]
             .mailbox
@@ -370,7 +462,15 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
 
     /// Starts a run of a key that has none; whether it ended at once. The caller accounts for its end.
     #[inline]
-    fn begin<K>(&mut self, time: &T, key: KeyId, work: Work<B::Input>, fuel: &mut u32, sink: &mut K) -> bool
+    fn begin<K>(
+        &mut self,
+        head: &mut RunHead,
+        time: &T,
+        key: KeyId,
+        work: Work<B::Input>,
+        fuel: &mut u32,
+        sink: &mut K,
+    ) -> bool
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
@@ -380,23 +480,32 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             "one run per key"
         );
         state.sequence += 1;
-        let head = RunHead {
-            key,
-            token: self.runs.vacant(),
-            sequence: state.sequence,
-            epoch: time.epoch(),
-            event_time: time.event_time(),
-            now: self.now,
-        };
+        head.key = key;
+        head.sequence = state.sequence;
+        head.token = self.runs.vacant();
         if let Some(seal) = &mut self.seal {
             seal.before_run(&mut self.behavior, key, time);
         }
         let notifying = matches!(work, Work::Notify { .. });
-        let progress = self.behavior.start(&head, work, fuel);
-        if E::KEYED {
-            self.collect(key);
-        }
-        match progress {
+        let progress = self.behavior.start(head, work, fuel);
+        self.started(head, time, progress, notifying, sink)
+    }
+
+    /// Takes note of how a run has started; whether it has ended at once. The caller accounts for its end.
+    #[inline]
+    fn started<K>(
+        &mut self,
+        head: &RunHead,
+        time: &T,
+        progress: Progress<B::Run>,
+        notifying: bool,
+        sink: &mut K,
+    ) -> bool
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        let key = head.key;
+        let ended = match progress {
             Progress::Done => {
                 if self.behavior.wants_control() {
                     self.control_of_ended(key, time);
@@ -409,18 +518,23 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 true
             }
             Progress::Suspended(run) => {
-                self.keep(head, time, run, false, notifying, sink);
+                self.keep(*head, time, run, false, notifying, sink);
                 false
             }
             Progress::Yielded(run) => {
-                self.keep(head, time, run, true, notifying, sink);
+                self.keep(*head, time, run, true, notifying, sink);
                 false
             }
             Progress::Failed(failure) => {
-                self.fail(failure);
+                self.fail(*failure);
                 false
             }
+        };
+        // After control, which to look at effects would take as seen.
+        if E::KEYED {
+            self.collect(key);
         }
+        ended
     }
 
     /// Keeps a run that has not ended.
@@ -460,13 +574,13 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
-        let (cancelled, calls, timers, notifications) = self.behavior.effects(|effects| {
-            (
-                std::mem::take(&mut effects.cancelled),
-                std::mem::take(&mut effects.calls),
-                std::mem::take(&mut effects.timers),
-                std::mem::take(&mut effects.notifications),
-            )
+        // The lists keep their capacity: they are lent for the time of this call.
+        let Requests { mut cancelled, mut calls, mut timers, mut notifications } = std::mem::take(&mut self.requests);
+        self.behavior.effects(|effects| {
+            std::mem::swap(&mut effects.cancelled, &mut cancelled);
+            std::mem::swap(&mut effects.calls, &mut calls);
+            std::mem::swap(&mut effects.timers, &mut timers);
+            std::mem::swap(&mut effects.notifications, &mut notifications);
         });
         for CallStart {
             task,
@@ -474,7 +588,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             name: called,
             timeout,
             job,
-        } in calls
+        } in calls.drain(..)
         {
             let name = CallRef { run: token, task, call };
             let timer = timeout.map(|limit| {
@@ -491,7 +605,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             });
             self.calls_waiting.push_back((name, called, job));
         }
-        for timer in timers {
+        for timer in timers.drain(..) {
             let name = CallRef {
                 run: token,
                 task: timer.task,
@@ -507,17 +621,18 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 abort: None,
             });
         }
-        for (task, call) in cancelled {
+        for (task, call) in cancelled.drain(..) {
             self.forget_call(CallRef { run: token, task, call }, true);
         }
         self.start_calls(sink);
         if !notifications.is_empty() {
             let run = self.runs.get_mut(token).expect("in flight");
             let (key, time) = (run.head.key, run.time.clone());
-            for epoch in notifications {
+            for epoch in notifications.drain(..) {
                 self.register(key, &time, epoch);
             }
         }
+        self.requests = Requests { cancelled, calls, timers, notifications };
     }
 
     /// Does what a run that has ended asked for: of its calls nobody waits any more.
@@ -730,7 +845,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             self.wait(time, key, input);
         } else {
             self.stage(&time, sink);
-            if self.begin(&time, key, Work::Input(input), fuel, sink) {
+            let mut head = self.head(&time);
+            if self.begin(&mut head, &time, key, Work::Input(input), fuel, sink) {
                 self.stats.inline += 1;
                 self.ended(&time, key);
             }
@@ -752,9 +868,6 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         }
         let run = &mut self.runs.get_mut(token).expect("in flight").run;
         let progress = self.behavior.resume(&head, run, fuel);
-        if E::KEYED {
-            self.collect(head.key);
-        }
         match progress {
             Progress::Done => {
                 if self.behavior.wants_control() {
@@ -786,7 +899,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                     self.control(token, sink);
                 }
             }
-            Progress::Failed(failure) => self.fail(failure),
+            Progress::Failed(failure) => self.fail(*failure),
+        }
+        if E::KEYED {
+            self.collect(head.key);
         }
     }
 
@@ -824,7 +940,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             }
         };
         self.stage(&time, sink);
-        if self.begin(&time, key, work, fuel, sink) {
+        let mut head = self.head(&time);
+        if self.begin(&mut head, &time, key, work, fuel, sink) {
             self.ended(&time, key);
         }
     }
@@ -901,6 +1018,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         }
     }
 
+    #[cold]
     fn fail(&mut self, failure: Failure) {
         tracing::error!(%failure, "an agent stops its job");
         self.shut(Phase::Failed(failure));
@@ -926,15 +1044,20 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let changed = self.open.take_changed();
         if changed {
             self.open.minimal(into);
+            self.work_changed = true;
         }
         changed
     }
 
-    /// Writes the least times at which facts may still come to `into`; whether they may have changed.
+    /// Writes the least times at which facts may still come to `into` if they may have changed since last asked.
+    /// Comes after [`Driver::minimal`].
     pub fn minimal_facts(&mut self, into: &mut Vec<T>) -> bool {
         let Some(seal) = &mut self.seal else { return false };
-        seal.minimal(&self.open, into);
-        true
+        let changed = seal.take_changed() || std::mem::take(&mut self.work_changed);
+        if changed {
+            seal.minimal(&self.open, into);
+        }
+        changed
     }
 
     /// When the next timer is due, in microseconds of the clock.

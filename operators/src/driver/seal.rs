@@ -26,6 +26,8 @@ pub(super) struct Seal<T> {
     early: BTreeMap<u64, Vec<Fact<T>>>,
     /// Times that facts may still come at.
     open: OpenWork<T>,
+    /// The least of them, while they are looked at.
+    unsealed: Vec<T>,
 }
 
 impl<T: EpochTime> Seal<T> {
@@ -41,6 +43,7 @@ impl<T: EpochTime> Seal<T> {
             keys: BTreeMap::new(),
             early: BTreeMap::new(),
             open: OpenWork::default(),
+            unsealed: Vec::new(),
         }
     }
 
@@ -120,12 +123,16 @@ impl<T: EpochTime> Seal<T> {
         }
     }
 
+    /// Whether the times that facts may come at have changed since last asked.
+    pub(super) fn take_changed(&mut self) -> bool {
+        self.open.take_changed()
+    }
+
     /// The least times of unfinished work and of changes that are not sealed.
-    pub(super) fn minimal(&self, work: &OpenWork<T>, into: &mut Vec<T>) {
-        let mut unsealed = Vec::new();
-        self.open.minimal(&mut unsealed);
+    pub(super) fn minimal(&mut self, work: &OpenWork<T>, into: &mut Vec<T>) {
+        self.open.minimal(&mut self.unsealed);
         work.minimal(into);
-        for time in unsealed {
+        for time in self.unsealed.drain(..) {
             if !into.iter().any(|m| m.less_equal(&time)) {
                 into.retain(|m| !time.less_equal(m));
                 into.push(time);
