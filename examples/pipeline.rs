@@ -69,7 +69,11 @@ fn main() -> ExitCode {
     let mut alarm = Agent::<i32, String>::new("alarm");
     let highest = alarm.memory::<i32>("highest");
     alarm.on_input("remember", move |degrees, ctx| {
-        ctx.output(format!("epoch {}: {} reads {degrees}", ctx.epoch(), ctx.key_text()));
+        ctx.output(format!(
+            "epoch {}: {} reads {degrees}",
+            ctx.epoch(),
+            ctx.key::<String>()?
+        ));
         if ctx.get(highest).is_none_or(|most| *degrees > most) {
             ctx.put(highest, *degrees);
         }
@@ -105,11 +109,11 @@ fn main() -> ExitCode {
             .agent_streams(clean);
         let odd = streams.side(odd).map(|text| line("out of range", text));
         let dead = streams.dead_letters().map(|letter| {
-            let text = letter.input.map(|reading| reading.text).unwrap_or_default();
-            line(
-                "dead letter",
-                format!("epoch {}: {} sent {text:?}: {}", letter.epoch, letter.key, letter.error),
-            )
+            let (sensor, text) = letter
+                .input
+                .map_or_else(Default::default, |reading| (reading.sensor, reading.text));
+            let error = format!("epoch {}: {sensor} sent {text:?}: {}", letter.epoch, letter.error);
+            line("dead letter", error)
         });
         // The same key: values are with their owner already, and no exchange is made.
         let alarms = cleaned.agent(alarm).values().map(|text| line("alarm", text));

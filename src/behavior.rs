@@ -142,7 +142,12 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let mut run = self.promote(Some(Rc::new(input)));
         if next < self.plan.program.triggers(INPUT).len() {
             let payload = Payload::Typed(Rc::clone(run.input.as_ref().expect("just put")));
-            run.queue.push_front(Queued { event: INPUT, payload, next: next as u32, path: ROOT });
+            run.queue.push_front(Queued {
+                event: INPUT,
+                payload,
+                next: next as u32,
+                path: ROOT,
+            });
         }
         run
     }
@@ -831,14 +836,22 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         let mut ended = 0;
         let (plan, open) = self.opened();
         let core = &*open.core;
-        let Some(actions) = plan.direct.as_deref().filter(|_| plan.identity.is_none() && !core.observed.get()) else {
-            let Some((key, sequence, input)) = inputs.next() else { return (0, None) };
+        let Some(actions) = plan
+            .direct
+            .as_deref()
+            .filter(|_| plan.identity.is_none() && !core.observed.get())
+        else {
+            let Some((key, sequence, input)) = inputs.next() else {
+                return (0, None);
+            };
             (head.key, head.sequence) = (key, sequence);
             return (0, Some(self.start(head, Work::Input(input), fuel)));
         };
         core.common.head.set(head);
         'inputs: while *fuel > 0 {
-            let Some((key, sequence, input)) = inputs.next() else { break };
+            let Some((key, sequence, input)) = inputs.next() else {
+                break;
+            };
             core.common.head.key.set(key);
             core.common.head.sequence.set(sequence);
             for (i, (index, body)) in actions.iter().enumerate() {

@@ -28,7 +28,11 @@ use crate::plan::{Case, Random};
 
 fn variable(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{name} is a number, not {value:?}")))
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} is a number, not {value:?}")),
+    )
 }
 
 fn verdict(case: &Case, salt: u64) -> Result<(), String> {
@@ -90,7 +94,9 @@ fn random_agents_do_what_the_rules_say() {
         }
         return;
     }
-    let seeds = variable("AGENTS_ORACLE_SEEDS").or(variable("PROPTEST_CASES")).unwrap_or(400);
+    let seeds = variable("AGENTS_ORACLE_SEEDS")
+        .or(variable("PROPTEST_CASES"))
+        .unwrap_or(400);
     for seed in 0..seeds {
         check(seed, 0);
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
-use timely::dataflow::operators::{ActivateCapability, Probe};
 use timely::dataflow::operators::vec::UnorderedInput;
+use timely::dataflow::operators::{ActivateCapability, Probe};
 use timely::dataflow::{ProbeHandle, StreamVec};
 use timely::worker::Worker;
 use timely_agents::{AgentStream, DeadLetter, EventRecord};
@@ -65,7 +65,8 @@ fn run_over<T: CaseTime>(case: &Arc<Case>, salt: u64) -> (Arc<Shared>, Captured)
     let config = timely::Config::process(case.feeds.len());
     let guards = {
         let (case, shared, captured) = (Arc::clone(case), Arc::clone(&shared), Arc::clone(&captured));
-        timely::execute(config, move |worker| feed::<T>(worker, &case, &shared, &captured, salt)).expect("workers start")
+        timely::execute(config, move |worker| feed::<T>(worker, &case, &shared, &captured, salt))
+            .expect("workers start")
     };
     for result in guards.join() {
         result.unwrap_or_else(|panic| panic!("seed {}: a worker has panicked: {panic}", case.seed));
@@ -113,10 +114,16 @@ fn feed<T: CaseTime>(
         if case.keyed {
             let (output, streams) = records.key_by(|record| record.key).agent_streams(&plan);
             let output = output.pairs();
-            watch(output, late.clone(), 0, &passed, move |when, (key, item): &(u64, Emit)| {
-                assert_eq!(*key, item.key, "an output goes with the key of its run");
-                keep_output(when, item);
-            });
+            watch(
+                output,
+                late.clone(),
+                0,
+                &passed,
+                move |when, (key, item): &(u64, Emit)| {
+                    assert_eq!(*key, item.key, "an output goes with the key of its run");
+                    keep_output(when, item);
+                },
+            );
             watch(streams.side(tag), late.clone(), 1, &passed, keep_side);
             watch(streams.dead_letters(), late.clone(), 1, &passed, keep_letter);
             if case.observed {
@@ -150,7 +157,9 @@ fn feed<T: CaseTime>(
     for step in &case.feeds[index] {
         match step {
             Feed::Send(record) => {
-                let together = batch.first().is_none_or(|first| !case.stamped || first.event == record.event);
+                let together = batch
+                    .first()
+                    .is_none_or(|first| !case.stamped || first.event == record.event);
                 if !together {
                     send(&mut batch, &capability);
                 }

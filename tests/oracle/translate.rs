@@ -486,7 +486,9 @@ pub(crate) fn agent(case: &Arc<Case>, shared: &Arc<Shared>) -> (Plan<Record, Emi
             Then::DeadLetter => Exhausted::DeadLetter,
             Then::Ignore => Exhausted::Ignore,
         };
-        let retry = Retry::new(action.attempts).backoff(Duration::from_micros(50)).then(then);
+        let retry = Retry::new(action.attempts)
+            .backoff(Duration::from_micros(50))
+            .then(then);
         options.on_failure(match (action.attempts, action.then) {
             (1, Then::DeadLetter) => Policy::DeadLetter,
             (1, Then::Ignore) => Policy::Ignore,

@@ -12,9 +12,9 @@ mod row;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Chain, Cursor, Read};
+use std::io::{self, BufReader, Chain, Cursor, Read, Seek, SeekFrom};
 use std::marker::PhantomData;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -121,7 +121,7 @@ struct Rows<R, F> {
     row: PhantomData<fn() -> R>,
 }
 
-type Marked<S> = Chain<S, Cursor<&'static [u8]>>;
+type Marked = Chain<File, Cursor<&'static [u8]>>;
 
 impl<R, I, F> IntoReader for Rows<R, F>
 where
@@ -129,7 +129,7 @@ where
     I: 'static,
     F: FnMut(R) -> Result<Option<(u64, I)>, Wrong> + 'static,
 {
-    type Reader = CsvReader<R, F, File>;
+    type Reader = CsvReader<R, F>;
 
     fn into_reader(self) -> Result<Self::Reader, Failure> {
         let file = File::open(&self.file.path)
@@ -139,11 +139,11 @@ where
 }
 
 /// Reads rows.
-struct CsvReader<R, F, S> {
+struct CsvReader<R, F> {
     path: PathBuf,
     none: String,
     progress: Option<Arc<AtomicU64>>,
-    rows: csv::Reader<Marked<S>>,
+    rows: csv::Reader<Marked>,
     record: StringRecord,
     /// How many columns the header has.
     width: usize,
@@ -155,8 +155,8 @@ struct CsvReader<R, F, S> {
     row: PhantomData<fn() -> R>,
 }
 
-impl<R: DeserializeOwned + 'static, F, S: Read> CsvReader<R, F, S> {
-    fn new(source: S, file: CsvFile, f: F) -> Result<Self, Failure> {
+impl<R: DeserializeOwned + 'static, F> CsvReader<R, F> {
+    fn new(source: File, file: CsvFile, f: F) -> Result<Self, Failure> {
         let CsvFile { path, none, progress } = file;
         let rows = csv::ReaderBuilder::new()
             .has_headers(false)
@@ -251,7 +251,11 @@ impl<R: DeserializeOwned + 'static, F, S: Read> CsvReader<R, F, S> {
 
     /// The line on which the current row begins.
     fn line(&self) -> u64 {
-        self.record.position().map_or(0, csv::Position::line)
+        let Some(position) = self.record.position() else {
+            return 0;
+        };
+        // The position is where the line before ended; empty lines are passed over between.
+        position.line() + blank_lines(&self.path, position.byte()).unwrap_or(0)
     }
 
     fn failure(&self, why: &str) -> Failure {
@@ -268,12 +272,11 @@ impl<R: DeserializeOwned + 'static, F, S: Read> CsvReader<R, F, S> {
     }
 }
 
-impl<R, I, F, S> Reader for CsvReader<R, F, S>
+impl<R, I, F> Reader for CsvReader<R, F>
 where
     R: DeserializeOwned + 'static,
     I: 'static,
     F: FnMut(R) -> Result<Option<(u64, I)>, Wrong> + 'static,
-    S: Read + 'static,
 {
     type Item = I;
 
@@ -310,6 +313,21 @@ where
         }
         Ok(None)
     }
+}
+
+/// How many lines end in `path` from the byte `start` on before anything else comes.
+fn blank_lines(path: &Path, start: u64) -> io::Result<u64> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(start))?;
+    let mut lines = 0;
+    for byte in BufReader::new(file).bytes() {
+        match byte? {
+            b'\n' => lines += 1,
+            b'\r' => {}
+            _ => break,
+        }
+    }
+    Ok(lines)
 }
 
 fn list(names: &[&str]) -> String {

@@ -1,5 +1,3 @@
-use std::io::Read;
-
 use serde::Deserialize;
 
 use super::*;
@@ -11,16 +9,14 @@ struct Line {
     delay: Option<i32>,
 }
 
-fn open(text: &str) -> Result<impl Reader<Item = Line>, Failure> {
-    let f = |line: Line| Ok(Some((line.day, line)));
-    let source = std::io::Cursor::new(text.to_owned().into_bytes()).take(u64::MAX);
-    CsvReader::new(source, Csv::file("f.csv").none("NA"), f)
-}
-
 fn read(text: &str) -> Result<Vec<(u64, String, Option<i32>)>, String> {
-    let mut reader = open(text).map_err(|failure| failure.to_string())?;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let named = |failure: Failure| failure.to_string().replace(file.path().to_str().unwrap(), "f.csv");
+    let rows = Csv::file(file.path()).none("NA").epoch(|line: &Line| line.day);
+    let mut reader = rows.into_reader().map_err(named)?;
     let mut lines = Vec::new();
-    while let Some((_, line)) = reader.next().map_err(|failure| failure.to_string())? {
+    while let Some((_, line)) = reader.next().map_err(named)? {
         lines.push((line.day, line.name, line.delay));
     }
     Ok(lines)
