@@ -30,8 +30,8 @@ pub use crate::ctx::{Ctx, Paths};
 pub use crate::error::{CallError, Error, NotifyError};
 pub use crate::event::{AnyEvent, DynamicEvent, Event, Notification, names};
 pub use crate::job::{
-    Arguments, Csv, CsvFile, IntoReader, Job, JsonLines, Output, Plans, Program, Records, Sink, SinkStream, Wrong,
-    execute, execute_from_args, run,
+    Arguments, Csv, CsvFile, CsvReader, CsvRows, IntoReader, Job, JsonLines, Output, Plans, Program, Records, Sink,
+    SinkStream, Wrong, execute, execute_from_args, run,
 };
 pub use crate::memory::{PathError, Remembered, Slot};
 pub use crate::operator::{AgentStream, AgentStreams, KeyedStream, agent_with_facts};

@@ -42,7 +42,7 @@ use timely_agents_operators::source::{Reader, SourceOptions, source};
 use timely_agents_operators::stop::Stop;
 use timely_agents_operators::time::EpochTime;
 
-pub use self::csv::{Csv, CsvFile, Wrong};
+pub use self::csv::{Csv, CsvFile, CsvReader, CsvRows, Wrong};
 pub use self::execute::{execute, execute_from_args, run};
 pub use self::json_lines::JsonLines;
 pub use self::output::{Output, Sink, SinkStream};

@@ -96,18 +96,18 @@ impl CsvFile {
     pub fn epoch<R: DeserializeOwned + 'static>(
         self,
         epoch: impl Fn(&R) -> u64 + 'static,
-    ) -> impl IntoReader<Reader: Reader<Item = R>> {
+    ) -> CsvRows<R, impl FnMut(R) -> Result<Option<(u64, R)>, Wrong> + 'static> {
         self.rows(move |row| Ok(Some((epoch(&row), row))))
     }
 
     /// `f` checks each row and says what record it makes, if any.
-    pub fn rows<R, I, F>(self, f: F) -> impl IntoReader<Reader: Reader<Item = I>>
+    pub fn rows<R, I, F>(self, f: F) -> CsvRows<R, F>
     where
         R: DeserializeOwned + 'static,
         I: 'static,
         F: FnMut(R) -> Result<Option<(u64, I)>, Wrong> + 'static,
     {
-        Rows {
+        CsvRows {
             file: self,
             f,
             row: PhantomData,
@@ -115,7 +115,8 @@ impl CsvFile {
     }
 }
 
-struct Rows<R, F> {
+/// A CSV file whose rows have their epochs: a source.
+pub struct CsvRows<R, F> {
     file: CsvFile,
     f: F,
     row: PhantomData<fn() -> R>,
@@ -123,7 +124,7 @@ struct Rows<R, F> {
 
 type Marked = Chain<File, Cursor<&'static [u8]>>;
 
-impl<R, I, F> IntoReader for Rows<R, F>
+impl<R, I, F> IntoReader for CsvRows<R, F>
 where
     R: DeserializeOwned + 'static,
     I: 'static,
@@ -138,8 +139,8 @@ where
     }
 }
 
-/// Reads rows.
-struct CsvReader<R, F> {
+/// Reads the rows of a file.
+pub struct CsvReader<R, F> {
     path: PathBuf,
     none: String,
     progress: Option<Arc<AtomicU64>>,
