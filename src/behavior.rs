@@ -142,12 +142,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let mut run = self.promote(Some(Rc::new(input)));
         if next < self.plan.program.triggers(INPUT).len() {
             let payload = Payload::Typed(Rc::clone(run.input.as_ref().expect("just put")));
-            run.queue.push_front(Queued {
-                event: INPUT,
-                payload,
-                next: next as u32,
-                path: ROOT,
-            });
+            run.queue.push_front(Queued { event: INPUT, payload, next: next as u32, path: ROOT });
         }
         run
     }
@@ -738,7 +733,10 @@ impl<O> Core<O> {
         staged.sent = sent;
         staged.effects.outputs.extend(outputs);
         staged.effects.tagged.extend(tagged);
-        staged.effects.notifications.extend(notifications);
+        if !notifications.is_empty() {
+            staged.effects.notifications.extend(notifications);
+            self.common.control.set(true);
+        }
     }
 }
 
@@ -834,48 +832,50 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         fuel: &mut u32,
     ) -> (u64, Option<Progress<Box<Run<O>>>>) {
         let mut ended = 0;
-        let (plan, open) = self.opened();
-        let core = &*open.core;
-        let Some(actions) = plan
-            .direct
-            .as_deref()
-            .filter(|_| plan.identity.is_none() && !core.observed.get())
-        else {
-            let Some((key, sequence, input)) = inputs.next() else {
-                return (0, None);
-            };
+        // Handles of their own, so that a run that is not simple can be handed on without leaving the loop.
+        let plan = Arc::clone(&self.plan);
+        let open = self.opened().1;
+        let core = Rc::clone(&open.core);
+        let ctx = Ctx { core: Rc::clone(&core), task: Rc::clone(&open.ctx.task) };
+        let Some(actions) = plan.direct.as_deref().filter(|_| plan.identity.is_none() && !core.observed.get()) else {
+            let Some((key, sequence, input)) = inputs.next() else { return (0, None) };
             (head.key, head.sequence) = (key, sequence);
             return (0, Some(self.start(head, Work::Input(input), fuel)));
         };
         core.common.head.set(head);
-        'inputs: while *fuel > 0 {
-            let Some((key, sequence, input)) = inputs.next() else {
-                break;
-            };
+        while *fuel > 0 {
+            let Some((key, sequence, input)) = inputs.next() else { break };
             core.common.head.key.set(key);
             core.common.head.sequence.set(sequence);
+            let stats = &mut self.opened().1.stats;
+            let mut failed = None;
             for (i, (index, body)) in actions.iter().enumerate() {
                 // A run is not cut short inside a batch: it may use a little more than there is.
                 *fuel = fuel.saturating_sub(1);
-                open.ctx.task.reuse(*index, mix(ROOT, u64::from(*index)), 1);
+                ctx.task.reuse(*index, mix(ROOT, u64::from(*index)), 1);
                 core.begin_step();
-                match take_step(core, &open.ctx.task, || body(&input, &open.ctx)) {
-                    Ok(()) => open.stats[*index as usize].finished += 1,
+                match take_step(&core, &ctx.task, || body(&input, &ctx)) {
+                    Ok(()) => stats[*index as usize].finished += 1,
                     Err(message) => {
-                        (head.key, head.sequence) = (key, sequence);
-                        let progress = self.direct_failed(head, input, i, message, fuel);
-                        return (ended, Some(progress));
+                        failed = Some((i, message));
+                        break;
                     }
                 }
             }
-            if !core.common.attention.get() {
+            if failed.is_none() && !core.common.attention.get() {
                 core.memory.borrow_mut().end_inline_run(key);
                 ended += 1;
-                continue 'inputs;
+                continue;
             }
             (head.key, head.sequence) = (key, sequence);
-            let progress = self.direct_over(head, input, fuel);
-            return (ended, Some(progress));
+            let progress = match failed {
+                Some((i, message)) => self.direct_failed(head, input, i, message, fuel),
+                None => self.direct_over(head, input, fuel),
+            };
+            if !matches!(progress, Progress::Done) || self.wants_control() {
+                return (ended, Some(progress));
+            }
+            ended += 1;
         }
         (ended, None)
     }
@@ -906,13 +906,21 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     fn effects<R>(&mut self, look: impl FnOnce(&mut Effects<O, Tagged>) -> R) -> R {
         let core = &*self.opened().1.core;
         let mut staged = core.staged.borrow_mut();
-        if core.common.control.replace(false) {
-            let effects = &mut staged.effects;
-            effects.calls.append(&mut core.common.calls.borrow_mut());
-            effects.timers.append(&mut core.common.timers.borrow_mut());
-            effects.cancelled.append(&mut core.common.cancelled.borrow_mut());
+        let effects = &mut staged.effects;
+        if !core.common.control.replace(false) {
+            return look(effects);
         }
-        look(&mut staged.effects)
+        effects.calls.append(&mut core.common.calls.borrow_mut());
+        effects.timers.append(&mut core.common.timers.borrow_mut());
+        effects.cancelled.append(&mut core.common.cancelled.borrow_mut());
+        let result = look(effects);
+        // Who looked for outputs only has left the rest for another look.
+        let left = !effects.calls.is_empty()
+            || !effects.timers.is_empty()
+            || !effects.cancelled.is_empty()
+            || !effects.notifications.is_empty();
+        core.common.control.set(left);
+        result
     }
 
     #[inline]

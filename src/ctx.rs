@@ -250,6 +250,7 @@ impl<O> Ctx<O> {
         }
         self.core.staged.borrow_mut().effects.notifications.push(epoch);
         self.core.common.control.set(true);
+        self.core.common.attention.set(true);
         Ok(())
     }
 

@@ -21,6 +21,7 @@ mod run;
 mod side;
 mod stats;
 mod tagged;
+pub mod testing;
 
 pub use crate::action::ActionOptions;
 pub use crate::agent::{Agent, Input, Place};

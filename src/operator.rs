@@ -158,31 +158,7 @@ impl<'scope, T: EpochTime, I: Clone + 'static, O: 'static> AgentStreams<'scope, 
     /// The remains of runs that failed.
     pub fn dead_letters(&self) -> StreamVec<'scope, T, DeadLetter<I>> {
         self.pick("DeadLetters", |item| match item {
-            Tagged::Dead(letter) => {
-                let DeadLetter {
-                    key,
-                    epoch,
-                    sequence,
-                    action,
-                    attempts,
-                    error,
-                    input,
-                    sent,
-                } = Rc::unwrap_or_clone(letter);
-                let input = input
-                    .and_then(|input| input.downcast::<I>().ok())
-                    .map(Rc::unwrap_or_clone);
-                Some(DeadLetter {
-                    key,
-                    epoch,
-                    sequence,
-                    action,
-                    attempts,
-                    error,
-                    input,
-                    sent,
-                })
-            }
+            Tagged::Dead(letter) => Some(letter.typed()),
             _ => None,
         })
     }

@@ -308,8 +308,11 @@ impl<O> Program<O> {
         }
     }
 
+    /// The event that is sent as a value of a type. Inputs, the first, are not sent: where the input's type is
+    /// an event's as well, sending it is sending that event.
     pub(crate) fn event_of_type(&self, id: TypeId) -> Option<u32> {
-        self.events.iter().position(|e| e.type_id == Some(id)).map(|i| i as u32)
+        let mut events = self.events.iter().skip(1);
+        events.position(|e| e.type_id == Some(id)).map(|i| i as u32 + 1)
     }
 
     pub(crate) fn event_of_name(&self, name: &str) -> Option<u32> {

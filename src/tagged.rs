@@ -43,6 +43,23 @@ pub struct DeadLetter<I> {
     pub sent: Vec<SentEvent>,
 }
 
+impl DeadLetter<Rc<dyn Any>> {
+    /// The letter with its input as what it is.
+    pub(crate) fn typed<I: Clone + 'static>(&self) -> DeadLetter<I> {
+        let input = self.input.as_ref().and_then(|input| input.downcast_ref::<I>());
+        DeadLetter {
+            key: self.key.clone(),
+            epoch: self.epoch,
+            sequence: self.sequence,
+            action: self.action.clone(),
+            attempts: self.attempts,
+            error: self.error.clone(),
+            input: input.cloned(),
+            sent: self.sent.clone(),
+        }
+    }
+}
+
 /// An event that a run had sent before it failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SentEvent {

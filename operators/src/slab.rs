@@ -76,6 +76,17 @@ impl<V> Slab<V> {
 
     /// The value of a token, unless it was removed.
     #[inline]
+    pub fn get(&self, token: RunToken) -> Option<&V> {
+        let place = self.places.get(token.index() as usize)?;
+        if place.generation == token.generation() {
+            place.value.as_ref()
+        } else {
+            None
+        }
+    }
+
+    /// The value of a token, to be changed, unless it was removed.
+    #[inline]
     pub fn get_mut(&mut self, token: RunToken) -> Option<&mut V> {
         let place = self.places.get_mut(token.index() as usize)?;
         if place.generation == token.generation() {

@@ -14,8 +14,8 @@ pub(crate) trait Column: Any {
     fn undo(&mut self, key: KeyId);
     /// Takes back the last write and gives what was written.
     fn swap_out(&mut self, key: KeyId) -> Box<dyn Any>;
-    /// Writes what [`Column::swap_out`] gave.
-    fn swap_in(&mut self, key: KeyId, written: Box<dyn Any>);
+    /// Writes what [`Column::swap_out`] gave; how many writes to the log that took.
+    fn swap_in(&mut self, key: KeyId, written: Box<dyn Any>) -> usize;
     /// Gives what the last write replaced and forgets that it was a write.
     fn take_log(&mut self) -> Box<dyn Any>;
     /// Puts back what [`Column::take_log`] gave.
@@ -117,8 +117,9 @@ impl<V: Serialize + 'static> Column for SlotColumn<V> {
         Box::new(std::mem::replace(&mut self.values[key.index()], old))
     }
 
-    fn swap_in(&mut self, key: KeyId, written: Box<dyn Any>) {
+    fn swap_in(&mut self, key: KeyId, written: Box<dyn Any>) -> usize {
         self.put(key, value(written));
+        1
     }
 
     fn take_log(&mut self) -> Box<dyn Any> {

@@ -141,8 +141,8 @@ impl Memory {
     /// Puts a log and its writes back.
     pub(crate) fn swap_in(&mut self, log: Vec<Entry>, key: KeyId) {
         for Entry { column, value, .. } in log.into_iter().rev() {
-            self.columns[column as usize].swap_in(key, value);
-            self.touched.push(column);
+            let writes = self.columns[column as usize].swap_in(key, value);
+            self.touched.extend(std::iter::repeat_n(column, writes));
         }
     }
 

@@ -166,6 +166,17 @@ impl PathColumn {
         own.into_iter().chain(below(tree, path).cloned()).collect()
     }
 
+    /// The values above and below `path`, beside which none can stand at `path`.
+    fn in_the_way(&self, key: KeyId, path: &str) -> Vec<Rc<str>> {
+        let Some(tree) = self.trees.get(&key) else {
+            return Vec::new();
+        };
+        let above = path
+            .match_indices('.')
+            .filter_map(|(dot, _)| tree.get_key_value(&path[..dot]));
+        above.map(|(path, _)| path).chain(below(tree, path)).cloned().collect()
+    }
+
     /// Every path that holds a value, in order.
     pub(crate) fn all(&self, key: KeyId) -> Vec<Rc<str>> {
         self.trees
@@ -220,8 +231,17 @@ impl Column for PathColumn {
         Box::new((path, written))
     }
 
-    fn swap_in(&mut self, key: KeyId, written: Box<dyn Any>) {
-        self.write(key, placed(written));
+    fn swap_in(&mut self, key: KeyId, written: Box<dyn Any>) -> usize {
+        let (path, value) = placed(written);
+        let before = self.log.len();
+        if value.is_some() {
+            // Another task may have written above or below meanwhile: the step that ends last wins.
+            for other in self.in_the_way(key, &path) {
+                self.write(key, (other, None));
+            }
+        }
+        self.write(key, (path, value));
+        self.log.len() - before
     }
 
     fn take_log(&mut self) -> Box<dyn Any> {

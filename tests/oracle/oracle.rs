@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde_json::{Value, json};
 use timely_agents::{DeadLetter, EventRecord, SentEvent, names};
 
-use crate::plan::{Case, Emit, Feed, NOTHING, Op, PATHS, Place, Record, Then, answer, mix, number, reading};
+use crate::plan::{Case, Emit, Feed, NOTHING, Op, PATHS, Place, Record, Then, answer, mix, number, reading, sum};
 use crate::system::{Captured, When};
 use crate::translate::{Mark, Shared, lock};
 
@@ -431,7 +431,10 @@ impl KeyOracle<'_> {
                 continue;
             }
             let start = match self.marks.front() {
-                Some(Mark::Start { label, .. }) => Some(*label),
+                // A first attempt is no retry, though it has the label of one in another run of the same identity.
+                Some(Mark::Start {
+                    label, attempt: 2.., ..
+                }) => Some(*label),
                 _ => None,
             };
             if let Some(mut task) = start.and_then(|label| run.retrying.remove(&label)) {
@@ -704,7 +707,7 @@ impl KeyOracle<'_> {
             Op::Add(place) => match refusal(&view, *place) {
                 Some(refused) => task.acc = mix(acc, refused),
                 None => {
-                    let sum = load(place).unwrap_or(0) + acc;
+                    let sum = sum(load(place).unwrap_or(0), acc);
                     task.step.writes.push((*place, Some(sum)));
                     task.acc = sum;
                 }

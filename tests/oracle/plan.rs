@@ -298,6 +298,12 @@ impl Case {
                 } else {
                     Trigger::any(random)
                 };
+                let mut ops: Vec<Op> = (0..random.index(7) + 1).map(|_| Op::any(random, waits)).collect();
+                if waits && random.below(4) == 0 {
+                    // A failure behind a flush is rare otherwise.
+                    let write = Op::Add(Place::any(random));
+                    ops.extend([write, Op::Output, Op::Flush, Op::FailAlways(random.below(2) as u32 + 1)]);
+                }
                 ActionPlan {
                     name: format!("action{index}"),
                     trigger,
@@ -312,7 +318,7 @@ impl Case {
                     } else {
                         Then::DeadLetter
                     },
-                    ops: (0..random.index(7) + 1).map(|_| Op::any(random, waits)).collect(),
+                    ops,
                 }
             })
             .collect();
@@ -407,6 +413,11 @@ pub(crate) fn reading(attributes: &Value) -> (i64, i64) {
 /// The next value of an accumulator.
 pub(crate) fn mix(acc: i64, value: i64) -> i64 {
     (acc * 31 + value).rem_euclid(1_000_003)
+}
+
+/// What `Op::Add` makes of a value; sums stay small.
+pub(crate) fn sum(value: i64, acc: i64) -> i64 {
+    (value + acc).rem_euclid(1_000_003)
 }
 
 /// A path's name as a number.

@@ -1,5 +1,7 @@
 //! Runs a case on real timely workers and keeps what comes out.
 
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -65,8 +67,15 @@ fn run_over<T: CaseTime>(case: &Arc<Case>, salt: u64) -> (Arc<Shared>, Captured)
     let config = timely::Config::process(case.feeds.len());
     let guards = {
         let (case, shared, captured) = (Arc::clone(case), Arc::clone(&shared), Arc::clone(&captured));
-        timely::execute(config, move |worker| feed::<T>(worker, &case, &shared, &captured, salt))
-            .expect("workers start")
+        timely::execute(config, move |worker| {
+            let fed = catch_unwind(AssertUnwindSafe(|| feed::<T>(worker, &case, &shared, &captured, salt)));
+            if let Err(panic) = fed {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("?");
+                give_up(case.seed, worker.index(), &format!("panics: {text}"));
+            }
+        })
+        .expect("workers start")
     };
     for result in guards.join() {
         result.unwrap_or_else(|panic| panic!("seed {}: a worker has panicked: {panic}", case.seed));
@@ -89,9 +98,7 @@ fn feed<T: CaseTime>(
     let seed = case.seed;
     let patience = move || {
         if clock.now() - begun > PATIENCE.as_micros() as u64 {
-            // Other workers would wait for this one for ever.
-            eprintln!("seed {seed}: worker {index} hangs");
-            std::process::abort();
+            give_up(seed, index, "hangs");
         }
     };
     let mut random = Random(case.seed ^ (salt << 8) ^ index as u64);
@@ -203,6 +210,14 @@ fn feed<T: CaseTime>(
             shared.release(2, &mut random);
         }
     }
+}
+
+/// Ends the process: other workers would wait for this one for ever.
+fn give_up(seed: u64, worker: usize, why: &str) -> ! {
+    // Past the capture of tests, which an abort would drop.
+    let text = format!("seed {seed} (AGENTS_ORACLE_SEED={seed} repeats it): worker {worker} {why}\n");
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    std::process::abort()
 }
 
 /// Reports items behind the frontier.

@@ -18,7 +18,7 @@ use timely_agents_operators::limits::Limits;
 
 use crate::plan::{
     Case, Emit, Kind, Loose, NOTHING, Op, PATHS, Ping, Place, Pong, Random, Record, Then, Trigger, answer, mix, number,
-    reading,
+    reading, sum,
 };
 
 /// What a task tells of the schedule.
@@ -262,7 +262,7 @@ impl Actor {
             },
             Op::Add(place) => {
                 let add = |value: &mut i64| {
-                    *value += acc;
+                    *value = sum(*value, acc);
                     *value
                 };
                 state.acc = match place {
@@ -270,7 +270,7 @@ impl Actor {
                     Place::B => ctx.update(b, add),
                     Place::Sense => ctx.update(sense, add),
                     Place::Text => ctx.update(text, |value| {
-                        let sum = value.parse().unwrap_or(0) + acc;
+                        let sum = sum(value.parse().unwrap_or(0), acc);
                         *value = sum.to_string();
                         sum
                     }),

@@ -42,6 +42,7 @@ use crate::group::KeyGroups;
 use crate::keys::{KeyId, KeyIndex};
 use crate::limits::Limits;
 use crate::open_work::OpenWork;
+use crate::quiet;
 use crate::slab::{RunToken, Slab};
 use crate::stats::RunStats;
 use crate::time::EpochTime;
@@ -164,6 +165,8 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     runs: Slab<ActiveRun<T, B::Run>>,
     ready_runs: VecDeque<RunToken>,
     ready_keys: VecDeque<KeyId>,
+    /// Whether a run has used up its fuel; then one that has not begun comes first (S7).
+    yielded: bool,
     /// Keys whose notification waits for inputs that are still in the backlog.
     held_back: Vec<KeyId>,
     timers: Timers<Deadline>,
@@ -224,6 +227,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             runs: Slab::default(),
             ready_runs: VecDeque::new(),
             ready_keys: VecDeque::new(),
+            yielded: false,
             held_back: Vec::new(),
             timers: Timers::default(),
             calls_running: 0,
@@ -830,7 +834,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
-        if let Some(token) = self.ready_runs.pop_front() {
+        let begin = std::mem::take(&mut self.yielded) && self.can_begin();
+        if !begin && let Some(token) = self.ready_runs.pop_front() {
             self.resume(token, fuel, sink);
             return true;
         }
@@ -905,6 +910,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             }
             Progress::Suspended(()) | Progress::Yielded(()) => {
                 if matches!(progress, Progress::Yielded(())) {
+                    self.yielded = true;
                     self.runs.get_mut(token).expect("in flight").ready = true;
                     self.ready_runs.push_back(token);
                 }
@@ -1041,15 +1047,22 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     fn shut(&mut self, phase: Phase) {
         self.phase = phase;
         self.queue.close();
+        // Runs that are given up go before what they use; dropping them is user code.
+        let runs = std::mem::take(&mut self.runs);
+        if let Err(panic) = quiet::catch(|| drop(runs)) {
+            tracing::error!(%panic, "a run failed to be dropped");
+        }
         self.behavior.close();
     }
 
     /// Whether [`Driver::work`] would find something to do without anything else happening.
     pub fn has_work(&self) -> bool {
-        self.phase == Phase::Open
-            && (!self.ready_runs.is_empty()
-                || self.runs.len() < self.limits.runs_in_flight
-                    && (!self.ready_keys.is_empty() || !self.backlog.is_empty()))
+        self.phase == Phase::Open && (!self.ready_runs.is_empty() || self.can_begin())
+    }
+
+    /// Whether a run could begin now.
+    fn can_begin(&self) -> bool {
+        self.runs.len() < self.limits.runs_in_flight && (!self.ready_keys.is_empty() || !self.backlog.is_empty())
     }
 
     /// Writes the least times at which work is open to `into` if they may have changed since last asked.
@@ -1122,12 +1135,26 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         self.phase == Phase::Closed
     }
 
-    /// Work that waits for a key: whether a run is in flight, and how much waits behind it.
+    /// Work that waits for a key: whether a run is in flight, and how much waits behind it, for fuel, or for
+    /// its epoch. It looks at all that waits; for tests.
     pub fn mailbox(&self, key: &B::Key) -> (bool, usize) {
-        self.index
-            .find(key)
-            .and_then(|id| self.states[id.index()].mailbox.as_ref())
-            .map_or((false, 0), |m| (m.run.is_some(), m.waiting.len()))
+        let Some(id) = self.index.find(key) else {
+            return (false, 0);
+        };
+        let arrived = self.backlog.iter().chain(self.later.values().flatten());
+        let arrived = arrived.filter(|arrived| arrived.key == id).count();
+        let mailbox = self.states[id.index()].mailbox.as_ref();
+        let (running, waiting) = mailbox.map_or((false, 0), |m| (m.run.is_some(), m.waiting.len()));
+        (running, waiting + arrived)
+    }
+
+    /// Whether a call is running, and waited for; for tests.
+    pub fn awaits(&self, call: CallRef) -> bool {
+        self.phase == Phase::Open
+            && self.runs.get(call.run).is_some_and(|run| {
+                let mut calls = run.calls.iter();
+                calls.any(|c| c.running && (c.task, c.call) == (call.task, call.call))
+            })
     }
 
     /// The id of a key that has been seen.

@@ -1,0 +1,119 @@
+//! What stands around a driver in a harness: outputs are kept, calls wait for the test.
+
+use std::borrow::Cow;
+use std::fmt::{self, Display, Formatter};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+
+use timely_agents_operators::behavior::CallJob;
+use timely_agents_operators::completion::{CallFailure, CallRef, CallResult};
+use timely_agents_operators::driver::Sink;
+use timely_agents_operators::fact::Fact;
+use timely_agents_operators::{quiet, runtime};
+use tokio::task::AbortHandle;
+
+use crate::tagged::Tagged;
+
+/// Names a call of a harness: calls are counted from 0 in the order in which they started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CallId(pub usize);
+
+impl Display for CallId {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "call {}", self.0)
+    }
+}
+
+/// A call that has started and that its action waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingCall {
+    /// Its name in the harness.
+    pub id: CallId,
+    /// What the action called it.
+    pub name: String,
+}
+
+/// A call that was started, whether or not it has ended since.
+pub(super) struct Started {
+    pub(super) call: CallRef,
+    pub(super) name: Cow<'static, str>,
+    pub(super) job: Option<CallJob>,
+}
+
+/// Keeps what a driver gives.
+pub(super) struct Rim<T, K, O> {
+    pub(super) outputs: Vec<(T, K, O)>,
+    pub(super) tagged: Vec<(T, Tagged)>,
+    pub(super) facts: Vec<Fact<T>>,
+    pub(super) started: Vec<Started>,
+}
+
+impl<T, K, O> Default for Rim<T, K, O> {
+    fn default() -> Self {
+        Rim {
+            outputs: Vec::new(),
+            tagged: Vec::new(),
+            facts: Vec::new(),
+            started: Vec::new(),
+        }
+    }
+}
+
+impl<T: Clone, K, O> Sink<T, (K, O), Tagged> for Rim<T, K, O> {
+    fn outputs(&mut self, time: &T, items: &mut Vec<(K, O)>) {
+        let items = items.drain(..).map(|(key, output)| (time.clone(), key, output));
+        self.outputs.extend(items);
+    }
+
+    fn tagged(&mut self, time: &T, items: &mut Vec<Tagged>) {
+        self.tagged.extend(items.drain(..).map(|item| (time.clone(), item)));
+    }
+
+    fn facts(&mut self, _: &T, facts: &mut Vec<Fact<T>>) {
+        self.facts.append(facts);
+    }
+
+    fn spawn(&mut self, call: CallRef, name: Cow<'static, str>, job: CallJob) -> Option<AbortHandle> {
+        let job = Some(job);
+        self.started.push(Started { call, name, job });
+        None
+    }
+}
+
+/// Does the work of a call on this thread, to its end.
+pub(super) fn execute(job: CallJob) -> CallResult {
+    let done = match job {
+        CallJob::Blocking(body) => quiet::catch(body),
+        CallJob::Async(future) => {
+            // Within the runtime, so that a future which uses its timers or sockets finds them.
+            let runtime = runtime::handle().ok();
+            let _inside = runtime.as_ref().map(tokio::runtime::Handle::enter);
+            quiet::catch(|| block_on(future))
+        }
+    };
+    done.unwrap_or_else(|panic| Err(CallFailure::Panicked(panic.to_string())))
+}
+
+/// Polls a future on this thread until it is ready.
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}

@@ -1,0 +1,24 @@
+//! What holds for agents, rule by rule: behaviors as a user meets them.
+//!
+//! Most tests drive an agent in a `Harness`; what needs exchange, capabilities or several workers runs in real
+//! timely workers. Modules go by theme, and each cites the rules of `docs/rules.md` that it holds to account.
+#![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
+
+mod bounds;
+mod build_errors;
+mod calls;
+mod defects;
+mod determinism;
+mod dynamic_events;
+mod ends;
+mod failure;
+mod frontier;
+mod lifecycle;
+mod memory;
+mod notify;
+mod ordering;
+mod placement;
+mod plans;
+mod steps;
+mod streams;
+mod support;
