@@ -84,8 +84,7 @@ fn main() -> ExitCode {
         let highest = ctx.get(highest).unwrap_or_default();
         ctx.output(format!(
             "epoch {} over: {} had at most {highest}",
-            over.epoch,
-            ctx.key_text()
+            over.epoch, ctx.key::<String>()?
         ));
         Ok(())
     });

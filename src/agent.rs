@@ -191,8 +191,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
         action: impl Fn(&I, &Ctx<O>) -> Result<(), Error> + Send + Sync + 'static,
     ) -> ActionOptions<'_> {
         let action = Arc::new(action);
-        self.direct
-            .push((self.actions.len() as u32, Arc::clone(&action) as plan::DirectBody<I, O>));
+        self.direct.push((self.actions.len() as u32, Arc::clone(&action) as plan::DirectBody<I, O>));
         let body = sync_body(move |input: &I, ctx: &Ctx<O>| action(input, ctx));
         self.act(name, vec![names::INPUT.into()], Form::Typed, body)
     }

@@ -152,9 +152,7 @@ impl Future for Sleep {
         let (_, cell) = this.waiting.get_or_insert_with(|| {
             let deadline = this
                 .common
-                .head
-                .now
-                .get()
+                .head.now.get()
                 .saturating_add(this.duration.as_micros() as u64);
             this.common.start_timer(&this.task, deadline)
         });

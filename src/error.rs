@@ -19,10 +19,7 @@ struct Inner {
 impl Error {
     /// A failure with a message of its own.
     pub fn new(message: impl Into<String>) -> Self {
-        Error(Box::new(Inner {
-            message: message.into(),
-            source: None,
-        }))
+        Error(Box::new(Inner { message: message.into(), source: None }))
     }
 
     /// The error that this one was made from, as an `E`.
@@ -33,10 +30,7 @@ impl Error {
 
 impl<E: StdError + 'static> From<E> for Error {
     fn from(error: E) -> Self {
-        Error(Box::new(Inner {
-            message: error.to_string(),
-            source: Some(Box::new(error)),
-        }))
+        Error(Box::new(Inner { message: error.to_string(), source: Some(Box::new(error)) }))
     }
 }
 

@@ -204,9 +204,7 @@ pub trait Behavior: 'static {
         inputs: &mut impl Iterator<Item = (KeyId, u64, Self::Input)>,
         fuel: &mut u32,
     ) -> (u64, Option<Progress<Self::Run>>) {
-        let Some((key, sequence, input)) = inputs.next() else {
-            return (0, None);
-        };
+        let Some((key, sequence, input)) = inputs.next() else { return (0, None) };
         head.key = key;
         head.sequence = sequence;
         (0, Some(self.start(head, Work::Input(input), fuel)))

@@ -58,6 +58,8 @@ where
         let job = Job::new(worker, control, &shared, &read, &stop);
         match build(worker, &job) {
             Ok(result) => {
+                // All sources are there: what carries their flow control may end with them.
+                job.flow().close();
                 entered.work(worker, &stop);
                 Ok(result)
             }

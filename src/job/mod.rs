@@ -88,12 +88,12 @@ impl Job {
     /// Sets up `worker` for agents; comes before the dataflows that they are in.
     fn new(worker: &mut Worker, control: &Control, outputs: &Outputs, read: &Arc<AtomicU64>, stop: &Stop) -> Self {
         let flow = Flow::build(worker);
-        let (meter, failed) = (flow.clone(), control.clone());
+        let (meters, failed) = (flow.meters(), control.clone());
         Environment {
             groups: KeyGroups::default(),
             clock: Clock::system(),
             on_failure: Rc::new(move |failure| failed.fail(Failure::data(failure.to_string()))),
-            on_load: Some(Rc::new(move |limits| meter.meter(limits))),
+            on_load: Some(Rc::new(move |limits| meters.meter(limits))),
             stop: stop.clone(),
         }
         .set();

@@ -62,14 +62,7 @@ impl Memory {
         let mut columns: Vec<Box<dyn Column>> = vec![Box::new(PathColumn::new(false)), Box::new(PathColumn::new(true))];
         columns.extend(slots.iter().map(SlotPlan::column));
         let forgettable = columns.iter().map(|column| !facts && column.is_plain()).collect();
-        Memory {
-            columns,
-            touched: Vec::new(),
-            base: 0,
-            forgettable,
-            facts,
-            changed: false,
-        }
+        Memory { columns, touched: Vec::new(), base: 0, forgettable, facts, changed: false }
     }
 
     pub(crate) fn touch(&self, keys: &[KeyId]) {
@@ -117,11 +110,7 @@ impl Memory {
     /// The column of the run's last logged write, which leaves the log.
     #[inline]
     fn pop(&mut self) -> Option<u32> {
-        if self.touched.len() > self.base {
-            self.touched.pop()
-        } else {
-            None
-        }
+        if self.touched.len() > self.base { self.touched.pop() } else { None }
     }
 
     /// Takes the log out and the writes with it: memory is as it was before them.
@@ -129,11 +118,7 @@ impl Memory {
         let mut log = Vec::with_capacity(self.touched.len() - self.base);
         while let Some(column) = self.pop() {
             let value = self.columns[column as usize].swap_out(key);
-            log.push(Entry {
-                column,
-                value,
-                restore: true,
-            });
+            log.push(Entry { column, value, restore: true });
         }
         log
     }
@@ -188,10 +173,7 @@ impl Memory {
     /// `base`, and are forgotten many at a time.
     #[inline]
     pub(crate) fn end_inline_run(&mut self, key: KeyId) {
-        if self.touched[self.base..]
-            .iter()
-            .all(|column| self.forgettable[*column as usize])
-        {
+        if self.touched[self.base..].iter().all(|column| self.forgettable[*column as usize]) {
             self.base = self.touched.len();
             if self.base > FORGET_AT {
                 self.forget();

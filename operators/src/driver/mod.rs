@@ -436,10 +436,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
 
     /// Brings what runs of `ids` will look at into the cache: the misses of a batch overlap.
     fn touch(&mut self, ids: &[KeyId]) {
-        let busy = ids
-            .iter()
-            .filter(|id| self.states[id.index()].mailbox.is_some())
-            .count();
+        let busy = ids.iter().filter(|id| self.states[id.index()].mailbox.is_some()).count();
         std::hint::black_box(busy);
         self.behavior.touch(ids);
     }
@@ -582,12 +579,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         K: Sink<T, E::Item, B::Tagged>,
     {
         // The lists keep their capacity: they are lent for the time of this call.
-        let Requests {
-            mut cancelled,
-            mut calls,
-            mut timers,
-            mut notifications,
-        } = std::mem::take(&mut self.requests);
+        let Requests { mut cancelled, mut calls, mut timers, mut notifications } = std::mem::take(&mut self.requests);
         self.behavior.effects(|effects| {
             std::mem::swap(&mut effects.cancelled, &mut cancelled);
             std::mem::swap(&mut effects.calls, &mut calls);
@@ -644,12 +636,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 self.register(key, &time, epoch);
             }
         }
-        self.requests = Requests {
-            cancelled,
-            calls,
-            timers,
-            notifications,
-        };
+        self.requests = Requests { cancelled, calls, timers, notifications };
     }
 
     /// Does what a run that has ended asked for: of its calls nobody waits any more.
