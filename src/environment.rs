@@ -11,6 +11,7 @@ use timely_agents_operators::behavior::Failure;
 use timely_agents_operators::clock::Clock;
 use timely_agents_operators::driver::Load;
 use timely_agents_operators::group::KeyGroups;
+use timely_agents_operators::stop::Stop;
 
 /// Hears of the load of one operator.
 pub(crate) type LoadListener = Box<dyn Fn(Load)>;
@@ -22,6 +23,8 @@ pub(crate) struct Environment {
     pub(crate) on_failure: Rc<dyn Fn(&Failure)>,
     /// Makes a listener for an operator of these limits.
     pub(crate) on_load: Option<Rc<dyn Fn(timely_agents_operators::limits::Limits) -> LoadListener>>,
+    /// Gives agents up when the job has failed elsewhere.
+    pub(crate) stop: Stop,
 }
 
 thread_local! {
@@ -40,6 +43,7 @@ impl Environment {
                     std::process::exit(1);
                 }),
                 on_load: None,
+                stop: Stop::default(),
             })
         })
     }

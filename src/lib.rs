@@ -11,6 +11,7 @@ mod ctx;
 mod environment;
 mod error;
 mod event;
+mod job;
 mod memory;
 mod operator;
 mod plan;
@@ -29,6 +30,10 @@ pub use crate::counter::Counter;
 pub use crate::ctx::{Ctx, Paths};
 pub use crate::error::{CallError, Error, NotifyError};
 pub use crate::event::{AnyEvent, DynamicEvent, Event, Notification, names};
+pub use crate::job::{
+    Arguments, Csv, CsvFile, CsvReader, CsvRows, IntoReader, Job, JsonLines, Output, Plans, Program, Records, Sink,
+    SinkStream, Wrong, execute, execute_from_args, run,
+};
 pub use crate::memory::{PathError, Remembered, Slot};
 pub use crate::operator::{AgentStream, AgentStreams, KeyedStream, agent_with_facts};
 pub use crate::plan::{BuildError, BuildErrors, Plan};
@@ -37,9 +42,14 @@ pub use crate::side::Tag;
 pub use crate::stats::{ActionStats, AgentStats};
 pub use crate::tagged::{DeadLetter, EventRecord, SentEvent};
 
+pub use timely_agents_operators::{clock, cluster, flow, limits, sink, source};
+
 /// What programs with agents use.
 pub mod prelude {
-    pub use crate::{Agent, AgentStream, Ctx, DynamicEvent, Event, Exhausted, Notification, Policy, Retry, Slot};
+    pub use crate::{
+        Agent, AgentStream, Csv, Ctx, DynamicEvent, Event, Exhausted, Job, JsonLines, Notification, Policy, Records,
+        Retry, SinkStream, Slot,
+    };
 }
 /// An opt-in exchange container for clusters of one trusted binary; read its header before use.
 #[cfg(feature = "abomonation")]

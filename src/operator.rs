@@ -228,6 +228,7 @@ where
     options.facts = facts;
     options.on_load = environment.on_load.map(|make| make(limits));
     options.on_end = Some(plan.run_stats());
+    options.stop = environment.stop;
     let observed = Rc::new(Cell::new(false));
     let behavior = AgentBehavior::<K, I, O>::new(plan, Rc::clone(&observed));
     (

@@ -22,5 +22,6 @@ pub mod sink;
 pub mod slab;
 pub mod source;
 pub mod stats;
+pub mod stop;
 pub mod time;
 pub mod timers;

@@ -30,6 +30,7 @@ use crate::group::KeyGroups;
 use crate::limits::Limits;
 use crate::runtime::{self, Caller};
 use crate::stats::RunStats;
+use crate::stop::Stop;
 use crate::time::EpochTime;
 
 /// How an operator is set up.
@@ -52,6 +53,8 @@ pub struct Options {
     pub on_end: Option<Box<dyn Fn(&RunStats)>>,
     /// Told, after each activation, what it holds.
     pub on_load: Option<Box<dyn Fn(Load)>>,
+    /// Gives the operator up when its job has failed elsewhere.
+    pub stop: Stop,
 }
 
 impl Options {
@@ -67,6 +70,7 @@ impl Options {
             on_failure,
             on_end: None,
             on_load: None,
+            stop: Stop::default(),
         }
     }
 }
@@ -111,6 +115,7 @@ where
         on_failure,
         on_end,
         on_load,
+        stop,
     } = options;
     let scope = stream.scope();
     let worker = scope.worker();
@@ -118,6 +123,7 @@ where
     let mut builder = OperatorBuilder::new(name, scope);
     let address = builder.operator_info().address;
     let activator = worker.activator_for(Rc::clone(&address));
+    stop.register(worker.activator_for(Rc::clone(&address)));
     let queue = CompletionQueue::new(Some(worker.sync_activator_for(address.to_vec())));
 
     let mut input = builder.new_input(stream, pact);
@@ -130,7 +136,7 @@ where
     builder.build(move |initial| {
         let opened = Driver::<T, B, E>::new(behavior, limits, groups, queue.clone(), index, peers, facts)
             .and_then(|driver| Ok((driver, caller(&queue)?)));
-        let (mut driver, caller, kept) = match opened {
+        let (mut driver, caller, mut kept) = match opened {
             Ok((driver, caller)) => (Some(driver), Some(caller), Vec::new()),
             Err(failure) => {
                 on_failure(&failure);
@@ -146,9 +152,21 @@ where
         let mut reported = false;
 
         move |frontiers| {
+            if stop.is_asked()
+                && let Some(driver) = driver.take()
+            {
+                // Closed by its drop. What it held stays held, so that nobody takes its work for done.
+                if let Some(on_end) = &on_end
+                    && !reported
+                {
+                    on_end(driver.stats());
+                }
+            }
             let (Some(driver), Some(caller)) = (&mut driver, &caller) else {
-                input.for_each(|_, data| data.clear());
-                debug_assert!(!kept.is_empty(), "kept for ever");
+                input.for_each(|capability, data| {
+                    data.clear();
+                    kept.push(capability.retain(0));
+                });
                 return;
             };
             let before = clock.now_ns();

@@ -32,7 +32,8 @@ impl Default for RunStats {
 impl RunStats {
     /// Notes that `runs` runs took about `ns` nanoseconds each.
     pub fn record(&mut self, ns: u64, runs: u64) {
-        self.latency_ns.saturating_record_n(ns.max(1), runs);
+        // The histogram grows to any value; a saturating record would cut at what it has seen.
+        let _ = self.latency_ns.record_n(ns.max(1), runs);
     }
 
     /// Adds what another worker has counted.
@@ -52,5 +53,21 @@ impl Debug for RunStats {
             .field("inline", &self.inline)
             .field("late", &self.late)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_of_any_size_are_kept() {
+        let mut stats = RunStats::default();
+        stats.record(0, 98);
+        stats.record(1_000_000_000, 2);
+        let mut all = RunStats::default();
+        all.merge(&stats);
+        assert_eq!(all.latency_ns.value_at_quantile(0.5), 1);
+        assert!(all.latency_ns.max().abs_diff(1_000_000_000) < 20_000_000);
     }
 }

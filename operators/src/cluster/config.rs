@@ -77,7 +77,24 @@ impl ClusterConfig {
 
     /// Adds timely's options, `--connect-timeout` and `--token-file`.
     pub fn install_options(opts: &mut getopts::Options) {
-        timely::Config::install_options(opts);
+        Self::install_options_beside(opts, &[]);
+    }
+
+    /// The same for a program with the long options `own`, of which it may have `report`: what timely calls so is then
+    /// `-r` only.
+    ///
+    /// # Panics
+    /// When the program wants any other name that is taken.
+    pub fn install_options_beside(opts: &mut getopts::Options, own: &[&str]) {
+        let report = if own.contains(&"report") { "" } else { "report" };
+        // As timely's own `install_options`, but for that name.
+        opts.optopt("w", "threads", "number of per-process worker threads", "NUM");
+        opts.optopt("p", "process", "identity of this process", "IDX");
+        opts.optopt("n", "processes", "number of processes", "NUM");
+        opts.optopt("h", "hostfile", "text file whose lines are process addresses", "FILE");
+        opts.optflag("r", report, "reports connection progress");
+        opts.optflag("z", "zerocopy", "enable zero-copy for intra-process communication");
+        timely::WorkerConfig::install_options(opts);
         opts.optopt(
             "",
             "connect-timeout",
@@ -90,6 +107,19 @@ impl ClusterConfig {
             "file with a token that all processes must share",
             "FILE",
         );
+        for name in own.iter().filter(|name| **name != "report") {
+            let taken = [
+                "threads",
+                "process",
+                "processes",
+                "hostfile",
+                "zerocopy",
+                "progress-mode",
+                "connect-timeout",
+                "token-file",
+            ];
+            assert!(!taken.contains(name), "the option --{name} is the cluster's");
+        }
     }
 
     /// Reads the options that [`Self::install_options`] added. `job`, `generation` and `fingerprint` are the
@@ -123,7 +153,7 @@ impl ClusterConfig {
             processes,
             process,
             addresses,
-            report: matches.opt_present("report"),
+            report: matches.opt_present("r"),
             zerocopy: matches.opt_present("zerocopy"),
             worker: timely::WorkerConfig::from_matches(matches)
                 .map_err(|e| Failure::usage(format!("--progress-mode: {e}")))?,

@@ -1,0 +1,340 @@
+//! Files of comma-separated values as sources: typed rows, found by the names of columns.
+//!
+//! # Invariants
+//! - Every error names the file, and if it concerns a line, that line as an editor counts it; a field that is wrong is
+//!   named by its column and shown.
+//! - No part of a file that was cut short is taken for a whole one: a file must end with a line end, and not inside
+//!   quotes. The file is read with a mark after its end; only when the mark comes alone was the last line whole.
+//!
+//! Not here: how a row becomes a Rust value (`row`).
+
+mod row;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufReader, Chain, Cursor, Read, Seek, SeekFrom};
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use csv::StringRecord;
+use serde::de::DeserializeOwned;
+use timely_agents_operators::cluster::Failure;
+use timely_agents_operators::source::Reader;
+
+use super::IntoReader;
+
+/// Stands behind the end of a file; no text has it.
+const END: &str = "\u{0}end of file\u{0}\n";
+
+/// A CSV file that is to be read. Its first line names the columns; their order does not matter.
+#[derive(Clone, Debug)]
+pub struct CsvFile {
+    path: PathBuf,
+    none: String,
+    progress: Option<Arc<AtomicU64>>,
+}
+
+/// What is wrong with a row that could be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    column: Option<&'static str>,
+    why: String,
+}
+
+impl Wrong {
+    /// The field of `column` is wrong; the error shows it.
+    pub fn field(column: &'static str, why: impl Into<String>) -> Self {
+        Wrong {
+            column: Some(column),
+            why: why.into(),
+        }
+    }
+
+    /// The row as a whole is wrong.
+    pub fn row(why: impl Into<String>) -> Self {
+        Wrong {
+            column: None,
+            why: why.into(),
+        }
+    }
+}
+
+/// Makes a CSV source of a file.
+#[derive(Debug)]
+pub struct Csv;
+
+impl Csv {
+    /// The file at `path`. Say next how a row gets its epoch, by [`CsvFile::epoch`] or [`CsvFile::rows`].
+    pub fn file(path: impl Into<PathBuf>) -> CsvFile {
+        CsvFile {
+            path: path.into(),
+            none: String::new(),
+            progress: None,
+        }
+    }
+}
+
+impl CsvFile {
+    /// The text that stands for a missing value: a field of type `Option` that is equal to it is `None`. The empty
+    /// text, unless told otherwise.
+    pub fn none(mut self, text: impl Into<String>) -> Self {
+        self.none = text.into();
+        self
+    }
+
+    /// Counts the bytes that have been read, for progress bars.
+    pub fn progress(mut self, bytes: Arc<AtomicU64>) -> Self {
+        self.progress = Some(bytes);
+        self
+    }
+
+    /// Every row becomes a record, at the epoch that `epoch` gives; epochs must ascend.
+    ///
+    /// `R` is a struct: each of its fields is a column, by its name in serde; other columns are passed over.
+    pub fn epoch<R: DeserializeOwned + 'static>(
+        self,
+        epoch: impl Fn(&R) -> u64 + 'static,
+    ) -> CsvRows<R, impl FnMut(R) -> Result<Option<(u64, R)>, Wrong> + 'static> {
+        self.rows(move |row| Ok(Some((epoch(&row), row))))
+    }
+
+    /// `f` checks each row and says what record it makes, if any.
+    pub fn rows<R, I, F>(self, f: F) -> CsvRows<R, F>
+    where
+        R: DeserializeOwned + 'static,
+        I: 'static,
+        F: FnMut(R) -> Result<Option<(u64, I)>, Wrong> + 'static,
+    {
+        CsvRows {
+            file: self,
+            f,
+            row: PhantomData,
+        }
+    }
+}
+
+/// A CSV file whose rows have their epochs: a source.
+pub struct CsvRows<R, F> {
+    file: CsvFile,
+    f: F,
+    row: PhantomData<fn() -> R>,
+}
+
+type Marked = Chain<File, Cursor<&'static [u8]>>;
+
+impl<R, I, F> IntoReader for CsvRows<R, F>
+where
+    R: DeserializeOwned + 'static,
+    I: 'static,
+    F: FnMut(R) -> Result<Option<(u64, I)>, Wrong> + 'static,
+{
+    type Reader = CsvReader<R, F>;
+
+    fn into_reader(self) -> Result<Self::Reader, Failure> {
+        let file = File::open(&self.file.path)
+            .map_err(|error| Failure::data(format!("cannot open {}: {error}", self.file.path.display())))?;
+        CsvReader::new(file, self.file, self.f)
+    }
+}
+
+/// Reads the rows of a file.
+pub struct CsvReader<R, F> {
+    path: PathBuf,
+    none: String,
+    progress: Option<Arc<AtomicU64>>,
+    rows: csv::Reader<Marked>,
+    record: StringRecord,
+    /// How many columns the header has.
+    width: usize,
+    /// The names of the columns in use, in the order of `R`'s fields, and where they are.
+    names: Vec<String>,
+    places: Vec<usize>,
+    epoch: u64,
+    f: F,
+    row: PhantomData<fn() -> R>,
+}
+
+impl<R: DeserializeOwned + 'static, F> CsvReader<R, F> {
+    fn new(source: File, file: CsvFile, f: F) -> Result<Self, Failure> {
+        let CsvFile { path, none, progress } = file;
+        let rows = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .from_reader(source.chain(Cursor::new(END.as_bytes())));
+        let mut reader = CsvReader {
+            path,
+            none,
+            progress,
+            rows,
+            record: StringRecord::new(),
+            width: 0,
+            names: Vec::new(),
+            places: Vec::new(),
+            epoch: 0,
+            f,
+            row: PhantomData,
+        };
+        if !reader.advance()? {
+            return Err(reader.failure("it is empty; its first line must name the columns"));
+        }
+        reader.read_header()?;
+        Ok(reader)
+    }
+
+    /// Finds the columns that `R` needs.
+    fn read_header(&mut self) -> Result<(), Failure> {
+        self.width = self.record.len();
+        // A mark of UTF-8 at the start is no part of the first name.
+        let header: Vec<&str> = self
+            .record
+            .iter()
+            .map(|name| name.trim_start_matches('\u{feff}'))
+            .collect();
+        let names = row::fields_of::<R>().map_err(|error| {
+            self.failure(&format!(
+                "its rows cannot be read into {}: {error}",
+                row::name_of::<R>()
+            ))
+        })?;
+        let mut seen = BTreeSet::new();
+        for name in header.iter().filter(|name| names.contains(name)) {
+            if !seen.insert(*name) {
+                return Err(self.failure(&format!("line 1: two columns are called {name}")));
+            }
+        }
+        let mut places = Vec::new();
+        let mut missing = Vec::new();
+        for name in names {
+            match header.iter().position(|column| column == name) {
+                Some(place) => places.push(place),
+                None => missing.push(*name),
+            }
+        }
+        if !missing.is_empty() {
+            let columns = if missing.len() == 1 { "column" } else { "columns" };
+            return Err(self.failure(&format!("line 1: {columns} {} missing", list(&missing))));
+        }
+        self.names = names.iter().map(ToString::to_string).collect();
+        self.places = places;
+        Ok(())
+    }
+
+    /// Reads the next line; false at the end of the file.
+    fn advance(&mut self) -> Result<bool, Failure> {
+        let more = self
+            .rows
+            .read_record(&mut self.record)
+            .map_err(|error| match error.kind() {
+                csv::ErrorKind::Utf8 { pos, .. } => {
+                    let line = pos.as_ref().map_or(0, csv::Position::line);
+                    self.failure(&format!("line {line}: it is not in UTF-8"))
+                }
+                _ => self.failure(&error.to_string()),
+            })?;
+        if let Some(progress) = &self.progress {
+            progress.store(self.rows.position().byte(), Ordering::Relaxed);
+        }
+        let end = END.trim_end();
+        if more && self.record.len() == 1 && self.record.get(0) == Some(end) {
+            return Ok(false);
+        }
+        if !more || self.record.iter().next_back().is_some_and(|field| field.contains(end)) {
+            let why = format!(
+                "line {}: the last line is truncated: it has no line end, or its quotes are not closed",
+                self.line()
+            );
+            return Err(self.failure(&why));
+        }
+        Ok(true)
+    }
+
+    /// The line on which the current row begins.
+    fn line(&self) -> u64 {
+        let Some(position) = self.record.position() else {
+            return 0;
+        };
+        // The position is where the line before ended; empty lines are passed over between.
+        position.line() + blank_lines(&self.path, position.byte()).unwrap_or(0)
+    }
+
+    fn failure(&self, why: &str) -> Failure {
+        Failure::data(format!("{}: {why}", self.path.display()))
+    }
+
+    fn wrong(&self, why: &str) -> Failure {
+        self.failure(&format!("line {}: {why}", self.line()))
+    }
+
+    fn wrong_field(&self, index: usize, why: &str) -> Failure {
+        let value = self.record.get(self.places[index]).unwrap_or_default();
+        self.wrong(&format!("column {}: {value:?}: {why}", self.names[index]))
+    }
+}
+
+impl<R, I, F> Reader for CsvReader<R, F>
+where
+    R: DeserializeOwned + 'static,
+    I: 'static,
+    F: FnMut(R) -> Result<Option<(u64, I)>, Wrong> + 'static,
+{
+    type Item = I;
+
+    fn next(&mut self) -> Result<Option<(u64, I)>, Failure> {
+        while self.advance()? {
+            if self.record.len() != self.width {
+                return Err(self.wrong(&format!(
+                    "it has {} fields, the header has {}",
+                    self.record.len(),
+                    self.width
+                )));
+            }
+            let row = row::read(&self.record, &self.places, &self.none).map_err(|error| match error.field {
+                Some(field) => self.wrong_field(field, &error.why),
+                None => self.wrong(&error.why),
+            })?;
+            let made = (self.f)(row).map_err(|wrong| {
+                match wrong
+                    .column
+                    .and_then(|column| self.names.iter().position(|name| name == column))
+                {
+                    Some(field) => self.wrong_field(field, &wrong.why),
+                    None => self.wrong(&wrong.why),
+                }
+            })?;
+            if let Some((epoch, item)) = made {
+                if epoch < self.epoch {
+                    let last = self.epoch;
+                    return Err(self.wrong(&format!("its epoch {epoch} is before epoch {last} of a line above")));
+                }
+                self.epoch = epoch;
+                return Ok(Some((epoch, item)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// How many lines end in `path` from the byte `start` on before anything else comes.
+fn blank_lines(path: &Path, start: u64) -> io::Result<u64> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(start))?;
+    let mut lines = 0;
+    for byte in BufReader::new(file).bytes() {
+        match byte? {
+            b'\n' => lines += 1,
+            b'\r' => {}
+            _ => break,
+        }
+    }
+    Ok(lines)
+}
+
+fn list(names: &[&str]) -> String {
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests;

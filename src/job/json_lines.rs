@@ -1,0 +1,41 @@
+//! Records as JSON, one a line.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::output::{Output, Sink};
+
+/// Writes each record as one line of compact JSON. Each process writes the records of its own workers.
+#[derive(Clone, Debug)]
+pub struct JsonLines(Output);
+
+impl JsonLines {
+    /// To standard output.
+    pub fn stdout() -> Self {
+        JsonLines(Output::Stdout)
+    }
+
+    /// To a file, which appears when the job has succeeded. `{process}` in its name becomes the index of the process;
+    /// a job of several processes needs it there.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        JsonLines(Output::File(path.into()))
+    }
+
+    /// To any output.
+    pub fn to(output: Output) -> Self {
+        JsonLines(output)
+    }
+}
+
+impl<D: Serialize> Sink<D> for JsonLines {
+    fn output(&self) -> &Output {
+        &self.0
+    }
+
+    fn encode(&self, record: &D, line: &mut Vec<u8>) -> Result<(), String> {
+        serde_json::to_writer(&mut *line, record).map_err(|error| error.to_string())?;
+        line.push(b'\n');
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! Outputs of a process: each is opened once for all of its workers, and settled when the job ends.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use timely::dataflow::StreamVec;
+use timely_agents_operators::cluster::{Control, Failure};
+use timely_agents_operators::sink::{FileSink, write_lines};
+use timely_agents_operators::time::EpochTime;
+
+use super::Job;
+
+/// The part of a file's name that becomes the index of the process.
+const PROCESS: &str = "{process}";
+
+/// Where records go.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Output {
+    /// Standard output.
+    Stdout,
+    /// A file, which appears when the job has succeeded. `{process}` in its path becomes the index of the process.
+    File(PathBuf),
+}
+
+impl Output {
+    /// As it stands on a command line: `-` is standard output, all else names a file.
+    pub fn parse(text: &str) -> Self {
+        if text == "-" {
+            Output::Stdout
+        } else {
+            Output::File(text.into())
+        }
+    }
+
+    /// Whether each of several processes has an output of its own under this name.
+    ///
+    /// # Errors
+    /// A usage failure that says what is missing.
+    pub fn check(&self, processes: usize) -> Result<(), Failure> {
+        match self {
+            Output::File(path) if processes > 1 && !path.to_string_lossy().contains(PROCESS) => {
+                Err(Failure::usage(format!(
+                    "output {}: with {processes} processes its name must contain {PROCESS}, or they write one file",
+                    path.display()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn of_process(&self, process: usize) -> Output {
+        match self {
+            Output::Stdout => Output::Stdout,
+            Output::File(path) => match path.to_str() {
+                Some(text) => Output::File(text.replace(PROCESS, &process.to_string()).into()),
+                // No placeholder can be seen in a name that is no text.
+                None => self.clone(),
+            },
+        }
+    }
+}
+
+/// What writes records of type `D`, a line or so each.
+pub trait Sink<D> {
+    /// Where to.
+    fn output(&self) -> &Output;
+
+    /// Appends a record with its end.
+    ///
+    /// # Errors
+    /// Why the record has no such form; the job ends with it.
+    fn encode(&self, record: &D, bytes: &mut Vec<u8>) -> Result<(), String>;
+}
+
+/// Streams into sinks.
+pub trait SinkStream<'scope, T: EpochTime, D> {
+    /// Writes every record, each process those of its own workers. `name` is what failures call the sink.
+    ///
+    /// The stream that is returned carries nothing; its frontier tells which times have been handed over.
+    ///
+    /// # Errors
+    /// When the output cannot be opened.
+    fn sink(
+        self,
+        job: &Job,
+        name: &str,
+        sink: impl Sink<D> + 'static,
+    ) -> Result<StreamVec<'scope, T, Infallible>, Failure>;
+}
+
+impl<'scope, T: EpochTime, D: 'static> SinkStream<'scope, T, D> for StreamVec<'scope, T, D> {
+    fn sink(
+        self,
+        job: &Job,
+        name: &str,
+        sink: impl Sink<D> + 'static,
+    ) -> Result<StreamVec<'scope, T, Infallible>, Failure> {
+        let output = sink.output();
+        let writer = output
+            .check(job.processes())
+            .and_then(|()| job.output(output))
+            .map_err(|failure| Failure::new(failure.kind(), format!("{name}: {failure}")))?;
+        let name = name.to_owned();
+        let encode = move |record: &D, bytes: &mut Vec<u8>| {
+            sink.encode(record, bytes).map_err(|error| format!("{name}: {error}"))
+        };
+        Ok(write_lines(self, writer, encode, job.control().clone()))
+    }
+}
+
+/// The outputs of one process. Clones are handles of the same.
+#[derive(Clone, Default)]
+pub(super) struct Outputs {
+    open: Arc<Mutex<BTreeMap<Output, FileSink>>>,
+}
+
+impl Outputs {
+    /// The writer of `output`, opened now if this process has not used it yet.
+    pub(super) fn open(&self, output: &Output, control: &Control) -> Result<FileSink, Failure> {
+        let output = output.of_process(control.process());
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sink) = open.get(&output) {
+            return Ok(sink.clone());
+        }
+        let sink = match &output {
+            Output::Stdout => FileSink::stdout(control),
+            Output::File(path) => FileSink::create(path, control)?,
+        };
+        open.insert(output, sink.clone());
+        Ok(sink)
+    }
+
+    /// The job has succeeded: all is written out, and files take their places.
+    pub(super) fn finish(&self) -> Result<(), Failure> {
+        let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
+        open.into_values().try_for_each(FileSink::finish)
+    }
+}

@@ -1,0 +1,219 @@
+//! The command line of a job: timely's options, those of the cluster and the runtime, and the program's own.
+//!
+//! # Invariants
+//! - One parser for all of them: an option that nobody declared is refused.
+//! - What is wrong is said in one line that names the option, with nothing started.
+
+use std::env;
+use std::fmt::Display;
+use std::path::Path;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use timely::worker::Worker;
+use timely_agents_operators::cluster::{ClusterConfig, Failure, usage_failure};
+use timely_agents_operators::runtime::{self, RuntimeOptions};
+
+use super::{Job, execute};
+
+/// The options of the runtime for calls.
+const ASYNC: &str = "async-threads";
+const BLOCKING: &str = "blocking-threads";
+
+/// A program with options of its own.
+///
+/// ```
+/// use timely_agents::Program;
+///
+/// let program = Program::new("flights").option("input", "FILE", "what to read");
+/// let arguments = program.parse(["--input", "a.csv", "-w", "2"])?.expect("no --help");
+/// assert_eq!(arguments.value("input").as_deref(), Some("a.csv"));
+/// assert_eq!(arguments.config().threads, 2);
+/// # Ok::<(), timely_agents::cluster::Failure>(())
+/// ```
+pub struct Program {
+    name: String,
+    about: String,
+    own: Vec<Own>,
+}
+
+/// An option of the program's own.
+struct Own {
+    name: String,
+    value: String,
+    about: String,
+}
+
+impl Program {
+    /// A program with the options that all jobs have. Its name is that of the job: processes of another are turned
+    /// away.
+    pub fn new(name: impl Into<String>) -> Self {
+        Program {
+            name: name.into(),
+            about: String::new(),
+            own: Vec::new(),
+        }
+    }
+
+    /// What the program does, for `--help`.
+    pub fn about(mut self, about: impl Into<String>) -> Self {
+        self.about = about.into();
+        self
+    }
+
+    /// Adds the option `--name VALUE`. The names of other options are taken, but for `report`: timely's flag is then
+    /// `-r` only.
+    pub fn option(mut self, name: &str, value: &str, about: &str) -> Self {
+        self.own.push(Own {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            about: about.to_owned(),
+        });
+        self
+    }
+
+    /// The one parser.
+    fn options(&self) -> getopts::Options {
+        let mut options = getopts::Options::new();
+        for own in &self.own {
+            options.optopt("", &own.name, &own.about, &own.value);
+        }
+        let names: Vec<&str> = self.own.iter().map(|own| &*own.name).collect();
+        ClusterConfig::install_options_beside(&mut options, &names);
+        let defaults = RuntimeOptions::default();
+        for (name, what, default) in [
+            (ASYNC, "threads that poll asynchronous calls", defaults.async_threads),
+            (
+                BLOCKING,
+                "threads, at most, for blocking calls",
+                defaults.blocking_threads,
+            ),
+        ] {
+            assert!(!names.contains(&name), "the option --{name} is the runtime's");
+            options.optopt("", name, &format!("{what} (default {default})"), "NUM");
+        }
+        options.optflag("", "help", "print this");
+        options
+    }
+
+    /// Reads a command line, without the program's name. `None` after `--help`, which prints the options.
+    ///
+    /// # Errors
+    /// A usage failure: an unknown option, a missing or wrong value, an argument that is no option.
+    pub fn parse<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<Option<Arguments>, Failure> {
+        let matches = self
+            .options()
+            .parse(args)
+            .map_err(|error| usage_failure(&self.name, &error))?;
+        if matches.opt_present("help") {
+            print!("{}", self.help());
+            return Ok(None);
+        }
+        if let Some(argument) = matches.free.first() {
+            return Err(Failure::usage(format!("{}: {argument:?} is no option", self.name)));
+        }
+        let mut config = ClusterConfig::from_matches(&matches)?;
+        config.job.clone_from(&self.name);
+        let arguments = Arguments { matches, config };
+        arguments.runtime()?;
+        Ok(Some(arguments))
+    }
+
+    /// The text of `--help`.
+    pub fn help(&self) -> String {
+        let about = if self.about.is_empty() {
+            String::new()
+        } else {
+            format!("{}\n\n", self.about)
+        };
+        self.options().usage(&format!("{about}Usage: {} [options]", self.name))
+    }
+
+    /// Runs `body` with this process's command line. A failure becomes one line on standard error and its exit code.
+    pub fn main(self, body: impl FnOnce(Arguments) -> Result<(), Failure>) -> ExitCode {
+        let args: Vec<_> = env::args_os().skip(1).collect();
+        let outcome = match self.parse(args) {
+            Ok(Some(arguments)) => body(arguments),
+            Ok(None) => Ok(()),
+            Err(failure) => Err(failure),
+        };
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("error: {failure}");
+                ExitCode::from(failure.exit_code())
+            }
+        }
+    }
+}
+
+/// A command line that was read.
+pub struct Arguments {
+    matches: getopts::Matches,
+    config: ClusterConfig,
+}
+
+impl Arguments {
+    /// The value of an option of the program.
+    pub fn value(&self, name: &str) -> Option<String> {
+        self.matches.opt_str(name)
+    }
+
+    /// The value of an option, parsed.
+    ///
+    /// # Errors
+    /// A usage failure that names the option and the value.
+    pub fn parsed<V: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<V>, Failure> {
+        self.matches
+            .opt_str(name)
+            .map(|text| {
+                text.parse()
+                    .map_err(|error| Failure::usage(format!("--{name} {text}: {error}")))
+            })
+            .transpose()
+    }
+
+    /// The job's shape.
+    pub fn config(&self) -> &ClusterConfig {
+        &self.config
+    }
+
+    fn runtime(&self) -> Result<RuntimeOptions, Failure> {
+        let defaults = RuntimeOptions::default();
+        let threads = |name: &str, default: usize| match self.parsed(name)? {
+            Some(0) => Err(Failure::usage(format!("--{name} 0: at least one thread is needed"))),
+            Some(threads) => Ok(threads),
+            None => Ok(default),
+        };
+        Ok(RuntimeOptions {
+            async_threads: threads(ASYNC, defaults.async_threads)?,
+            blocking_threads: threads(BLOCKING, defaults.blocking_threads)?,
+        })
+    }
+
+    /// Runs the job, see [`execute`].
+    ///
+    /// # Errors
+    /// As [`execute`].
+    pub fn execute<R, F>(&self, build: F) -> Result<Vec<R>, Failure>
+    where
+        R: Send + 'static,
+        F: Fn(&mut Worker, &Job) -> Result<R, Failure> + Send + Sync + 'static,
+    {
+        let options = self.runtime()?;
+        if options != RuntimeOptions::default() {
+            runtime::configure(options).map_err(|error| Failure::usage(format!("the threads for calls: {error}")))?;
+        }
+        execute(&self.config, build)
+    }
+}
+
+/// The last part of a path, as programs are named.
+pub(super) fn file_name(path: &str) -> String {
+    Path::new(path)
+        .file_stem()
+        .map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned())
+}
