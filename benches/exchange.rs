@@ -90,16 +90,8 @@ struct Size {
 }
 
 impl Size {
-    const FULL: Self = Self {
-        turns: 11,
-        epochs: 100,
-        rows: 10_000,
-    };
-    const QUICK: Self = Self {
-        turns: 5,
-        epochs: 4,
-        rows: 500,
-    };
+    const FULL: Self = Self { turns: 11, epochs: 100, rows: 10_000 };
+    const QUICK: Self = Self { turns: 5, epochs: 4, rows: 500 };
 
     /// Rows of all workers in a turn.
     fn inputs(self) -> u64 {
@@ -133,19 +125,11 @@ impl Wire for Bincode {
 
     #[inline]
     fn send(input: &mut InputHandle<u64, Self::Builder>, key: u64, value: u64, text: &str) {
-        input.send(Row {
-            key,
-            value,
-            text: text.to_owned(),
-        });
+        input.send(Row { key, value, text: text.to_owned() });
     }
 
     fn push(builder: &mut Self::Builder, key: u64, value: u64, text: &str) {
-        builder.push_into(Row {
-            key,
-            value,
-            text: text.to_owned(),
-        });
+        builder.push_into(Row { key, value, text: text.to_owned() });
     }
 
     #[inline]
@@ -205,19 +189,11 @@ impl Wire for Abomonation {
 
     #[inline]
     fn send(input: &mut InputHandle<u64, Self::Builder>, key: u64, value: u64, text: &str) {
-        input.send(Row {
-            key,
-            value,
-            text: text.to_owned(),
-        });
+        input.send(Row { key, value, text: text.to_owned() });
     }
 
     fn push(builder: &mut Self::Builder, key: u64, value: u64, text: &str) {
-        builder.push_into(Row {
-            key,
-            value,
-            text: text.to_owned(),
-        });
+        builder.push_into(Row { key, value, text: text.to_owned() });
     }
 
     #[inline]
@@ -241,22 +217,14 @@ struct Source {
 impl Source {
     fn new() -> Self {
         let letter = |text: usize, at: usize| char::from(b'a' + ((text * 7 + at * 3) % 26) as u8);
-        Self {
-            texts: (0..64)
-                .map(|text| (0..TEXT_BYTES).map(|at| letter(text, at)).collect())
-                .collect(),
-        }
+        Self { texts: (0..64).map(|text| (0..TEXT_BYTES).map(|at| letter(text, at)).collect()).collect() }
     }
 
     /// Key, value and text of row `index` of `worker`.
     #[inline]
     fn row(&self, worker: usize, index: u64) -> (u64, u64, &str) {
         let value = mix(index * PEERS as u64 + worker as u64);
-        (
-            value % KEYS,
-            value,
-            &self.texts[(value >> 32) as usize % self.texts.len()],
-        )
+        (value % KEYS, value, &self.texts[(value >> 32) as usize % self.texts.len()])
     }
 }
 
@@ -277,10 +245,7 @@ struct Counts {
 
 impl Counts {
     fn new() -> Self {
-        Self {
-            rows: vec![0; KEYS as usize],
-            text_bytes: 0,
-        }
+        Self { rows: vec![0; KEYS as usize], text_bytes: 0 }
     }
 
     #[inline]
@@ -345,12 +310,7 @@ impl<W: Wire> Lane<W> {
                 .probe()
                 .0
         });
-        Box::new(Self {
-            input,
-            probe,
-            counts,
-            source: Source::new(),
-        })
+        Box::new(Self { input, probe, counts, source: Source::new() })
     }
 }
 
@@ -433,11 +393,7 @@ fn measure(worker: &mut Worker, size: Size) -> Result<Vec<Measured>, String> {
     ];
     let mut measured: Vec<Measured> = lanes
         .iter()
-        .map(|lane| Measured {
-            name: lane.name(),
-            bytes_per_input: lane.bytes_per_input(size.rows),
-            turns: Vec::new(),
-        })
+        .map(|lane| Measured { name: lane.name(), bytes_per_input: lane.bytes_per_input(size.rows), turns: Vec::new() })
         .collect();
     for turn in 0..=size.turns {
         for (lane, measured) in lanes.iter_mut().zip(&mut measured) {
@@ -449,11 +405,7 @@ fn measure(worker: &mut Worker, size: Size) -> Result<Vec<Measured>, String> {
     }
     let expected = Counts::expected(size, worker.index(), size.turns as u64 + 1);
     match lanes.iter().find(|lane| lane.counts() != expected) {
-        Some(lane) => Err(format!(
-            "worker {} counted other rows by {} than were sent",
-            worker.index(),
-            lane.name()
-        )),
+        Some(lane) => Err(format!("worker {} counted other rows by {} than were sent", worker.index(), lane.name())),
         None => Ok(measured),
     }
 }
@@ -498,10 +450,7 @@ fn accept(listener: &TcpListener, peer: &mut Child) -> Result<TcpStream, Error> 
 fn run_first(size: Size, quick: bool) -> Result<(), Error> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let mut command = Command::new(env::current_exe()?);
-    command
-        .arg("--peer")
-        .arg(listener.local_addr()?.to_string())
-        .stdout(Stdio::null());
+    command.arg("--peer").arg(listener.local_addr()?.to_string()).stdout(Stdio::null());
     if quick {
         command.arg("--quick");
     }

@@ -27,9 +27,11 @@ fn main() -> ExitCode {
     let visits = [(1, "Ann"), (1, "Bob"), (1, "Ann"), (2, "Bob"), (4, "Ann")];
     timely_agents::run(greeter, move |job, scope, greeter| {
         let visits = visits.map(|(epoch, name)| (epoch, name.to_string()));
-        job.source(scope, "visits", Records::from(visits))?
-            .agent(|name| name, greeter)
-            .sink(job, "greetings", JsonLines::stdout())?;
+        job.source(scope, "visits", Records::from(visits))?.agent(|name| name, greeter).sink(
+            job,
+            "greetings",
+            JsonLines::stdout(),
+        )?;
         Ok(())
     })
 }

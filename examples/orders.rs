@@ -71,19 +71,13 @@ async fn service(name: &'static str, order: Order, attempt: u32) -> Result<(), S
         "notify" => order.card == "unknown",
         _ => false,
     };
-    if fails {
-        Err(format!("{name} refuses order {}", order.id))
-    } else {
-        Ok(())
-    }
+    if fails { Err(format!("{name} refuses order {}", order.id)) } else { Ok(()) }
 }
 
 /// Asks a service, durably; its answer is an error value where it refuses.
 async fn ask(ctx: &Ctx<Outcome>, name: &'static str, order: &Order) -> Result<(), timely_agents::Error> {
     let attempt = ctx.attempt();
-    let call = ctx.durable(name, (order.clone(), attempt), move |(order, attempt)| {
-        service(name, order, attempt)
-    });
+    let call = ctx.durable(name, (order.clone(), attempt), move |(order, attempt)| service(name, order, attempt));
     call.await?.map_err(timely_agents::Error::new)
 }
 
@@ -142,17 +136,13 @@ fn main() -> ExitCode {
             let (item, card) = (item.to_string(), card.to_string());
             (1, Order { id, item, pieces, card })
         });
-        let streams = job
-            .source(scope, "orders", Records::from(orders))?
-            .agent_streams(|order| &order.id, agent);
+        let streams = job.source(scope, "orders", Records::from(orders))?.agent_streams(|order| &order.id, agent);
         let dead = streams.dead_letters().map(|letter| Outcome {
             order: letter.input.map_or(0, |order| order.id),
             outcome: format!("left to a person: {} failed", letter.action),
             error: Some(letter.error),
         });
-        scope
-            .concatenate([streams.output, dead])
-            .sink(job, "outcomes", JsonLines::stdout())?;
+        scope.concatenate([streams.output, dead]).sink(job, "outcomes", JsonLines::stdout())?;
         Ok(())
     })
 }

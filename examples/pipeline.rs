@@ -55,10 +55,7 @@ fn main() -> ExitCode {
             }
             let degrees: i32 = reading.text.parse()?;
             if degrees.abs() > 60 {
-                ctx.side(
-                    odd,
-                    format!("epoch {}: {} reads {degrees}", ctx.epoch(), reading.sensor),
-                );
+                ctx.side(odd, format!("epoch {}: {} reads {degrees}", ctx.epoch(), reading.sensor));
             } else {
                 ctx.output(degrees);
             }
@@ -69,11 +66,7 @@ fn main() -> ExitCode {
     let mut alarm = Agent::<i32, String>::new("alarm");
     let highest = alarm.memory::<i32>("highest");
     alarm.on_input("remember", move |degrees, ctx| {
-        ctx.output(format!(
-            "epoch {}: {} reads {degrees}",
-            ctx.epoch(),
-            ctx.key::<String>()?
-        ));
+        ctx.output(format!("epoch {}: {} reads {degrees}", ctx.epoch(), ctx.key::<String>()?));
         if ctx.get(highest).is_none_or(|most| *degrees > most) {
             ctx.put(highest, *degrees);
         }
@@ -82,10 +75,7 @@ fn main() -> ExitCode {
     });
     alarm.on_notify("summarize", move |over, ctx| {
         let highest = ctx.get(highest).unwrap_or_default();
-        ctx.output(format!(
-            "epoch {} over: {} had at most {highest}",
-            over.epoch, ctx.key::<String>()?
-        ));
+        ctx.output(format!("epoch {} over: {} had at most {highest}", over.epoch, ctx.key::<String>()?));
         Ok(())
     });
 
@@ -108,17 +98,13 @@ fn main() -> ExitCode {
             .agent_streams(clean);
         let odd = streams.side(odd).map(|text| line("out of range", text));
         let dead = streams.dead_letters().map(|letter| {
-            let (sensor, text) = letter
-                .input
-                .map_or_else(Default::default, |reading| (reading.sensor, reading.text));
+            let (sensor, text) = letter.input.map_or_else(Default::default, |reading| (reading.sensor, reading.text));
             let error = format!("epoch {}: {sensor} sent {text:?}: {}", letter.epoch, letter.error);
             line("dead letter", error)
         });
         // The same key: values are with their owner already, and no exchange is made.
         let alarms = cleaned.agent(alarm).values().map(|text| line("alarm", text));
-        scope
-            .concatenate([odd, dead, alarms])
-            .sink(job, "lines", JsonLines::stdout())?;
+        scope.concatenate([odd, dead, alarms]).sink(job, "lines", JsonLines::stdout())?;
         Ok(())
     })
 }

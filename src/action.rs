@@ -59,13 +59,7 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            version: 1,
-            policy: Policy::Fail,
-            config: Value::Null,
-            resources: Vec::new(),
-            fault: None,
-        }
+        Options { version: 1, policy: Policy::Fail, config: Value::Null, resources: Vec::new(), fault: None }
     }
 }
 

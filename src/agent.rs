@@ -92,10 +92,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
         Agent {
             name: name.into(),
             id: NEXT_AGENT.fetch_add(1, Relaxed),
-            events: vec![
-                EventPlan::typed::<I>(names::INPUT),
-                EventPlan::typed::<Notification>(names::NOTIFICATION),
-            ],
+            events: vec![EventPlan::typed::<I>(names::INPUT), EventPlan::typed::<Notification>(names::NOTIFICATION)],
             actions: Vec::new(),
             direct: Vec::new(),
             slots: Vec::new(),
@@ -132,10 +129,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
 
     /// A side output of values of type `V`.
     pub fn side<V: Clone + 'static>(&mut self, name: impl Into<String>) -> Tag<V> {
-        self.sides.push(SidePlan {
-            name: name.into(),
-            type_name: type_name::<V>(),
-        });
+        self.sides.push(SidePlan { name: name.into(), type_name: type_name::<V>() });
         Tag::new(self.sides.len() as u32 - 1, self.id)
     }
 
@@ -151,8 +145,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
         name: impl Into<String>,
         make: impl Fn() -> Result<R, Error> + Send + Sync + 'static,
     ) -> &mut Self {
-        self.resources
-            .push((name.into(), Box::new(move || Ok(Rc::new(make()?)))));
+        self.resources.push((name.into(), Box::new(move || Ok(Rc::new(make()?)))));
         self
     }
 
@@ -163,23 +156,13 @@ impl<I: Input, O: 'static> Agent<I, O> {
     }
 
     fn declare<E: Event>(&mut self) {
-        if !self
-            .events
-            .iter()
-            .any(|e| e.type_id == Some(TypeId::of::<E>()) && e.name == E::NAME)
-        {
+        if !self.events.iter().any(|e| e.type_id == Some(TypeId::of::<E>()) && e.name == E::NAME) {
             self.events.push(EventPlan::typed::<E>(E::NAME));
         }
     }
 
     fn act(&mut self, name: &str, triggers: Vec<String>, form: Form, body: Body<O>) -> ActionOptions<'_> {
-        self.actions.push(Action {
-            name: name.into(),
-            triggers,
-            form,
-            body,
-            options: Options::default(),
-        });
+        self.actions.push(Action { name: name.into(), triggers, form, body, options: Options::default() });
         let last = self.actions.len() - 1;
         ActionOptions(&mut self.actions[last].options)
     }
@@ -308,9 +291,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
     /// Without it inputs start as they arrive, which is faster, and the same in every execution only if all
     /// inputs of a key come from one sender in order. Inputs for which `f` is equal are sorted by their bytes.
     pub fn sequenced_by<S: Ord>(&mut self, f: impl Fn(&I) -> S + Send + Sync + 'static) -> &mut Self {
-        self.order = Some(Box::new(move |a, b| {
-            f(a).cmp(&f(b)).then_with(|| bytes_of(a).cmp(&bytes_of(b)))
-        }));
+        self.order = Some(Box::new(move |a, b| f(a).cmp(&f(b)).then_with(|| bytes_of(a).cmp(&bytes_of(b)))));
         self
     }
 
@@ -382,9 +363,7 @@ fn sync_body<E: 'static, O: 'static>(
     action: impl Fn(&E, &Ctx<O>) -> Result<(), Error> + Send + Sync + 'static,
 ) -> Body<O> {
     Body::Sync(Box::new(move |event, ctx| {
-        let event = event
-            .downcast_ref::<E>()
-            .expect("the plan delivers events in the form declared");
+        let event = event.downcast_ref::<E>().expect("the plan delivers events in the form declared");
         action(event, ctx)
     }))
 }
@@ -395,9 +374,7 @@ fn async_body<E: 'static, O: 'static>(
     let action = Arc::new(action);
     Body::Async(Box::new(move |event, ctx| {
         let action = Arc::clone(&action);
-        let event = event
-            .downcast::<E>()
-            .expect("the plan delivers events in the form declared");
+        let event = event.downcast::<E>().expect("the plan delivers events in the form declared");
         Box::pin(async move { action(&event, &ctx).await })
     }))
 }

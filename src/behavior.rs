@@ -75,13 +75,7 @@ enum Verdict {
 impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     pub(crate) fn new(plan: &Plan<I, O>, observed: Rc<Cell<bool>>) -> Self {
         let place = Place { worker: 0, peers: 1 };
-        AgentBehavior {
-            plan: Arc::clone(&plan.0),
-            observed,
-            place,
-            open: None,
-            keys: PhantomData,
-        }
+        AgentBehavior { plan: Arc::clone(&plan.0), observed, place, open: None, keys: PhantomData }
     }
 
     /// The columns and buffers of this worker, for tests to look at.
@@ -90,10 +84,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     }
 
     fn opened(&mut self) -> (&Arc<Inner<I, O>>, &mut Opened<O>) {
-        (
-            &self.plan,
-            self.open.as_mut().expect("runs come after `open` and before `close`"),
-        )
+        (&self.plan, self.open.as_mut().expect("runs come after `open` and before `close`"))
     }
 
     /// Drives a run that has not waited yet, from its action number `from` on. `input` is boxed only when the run
@@ -190,11 +181,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 (&action.body, action.form, &payload, *fuel > 0)
             else {
                 let run = self.promote(Some(Rc::new(input)));
-                return if *fuel > 0 {
-                    self.drive(head, run, fuel)
-                } else {
-                    Progress::Yielded(run)
-                };
+                return if *fuel > 0 { self.drive(head, run, fuel) } else { Progress::Yielded(run) };
             };
             *fuel -= 1;
             core.advance_queue(triggers.len());
@@ -383,11 +370,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let common = &self.opened().1.core.common;
         let call = next(&common.next_call);
         let deadline = head.now.saturating_add(pause.as_micros() as u64);
-        common.timers.borrow_mut().push(TimerStart {
-            task: index,
-            call,
-            deadline,
-        });
+        common.timers.borrow_mut().push(TimerStart { task: index, call, deadline });
         common.control.set(true);
         run.tasks[index as usize].as_mut().expect("just placed").retry = Some(call);
     }
@@ -404,21 +387,12 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         task.fired.rearm();
         let outcome = match &action.body {
             Body::Sync(body) => {
-                let ctx = Ctx {
-                    core: Rc::clone(core),
-                    task: Rc::clone(&task.cell),
-                };
+                let ctx = Ctx { core: Rc::clone(core), task: Rc::clone(&task.cell) };
                 quiet::catch(|| Poll::Ready(body(&*task.event, &ctx)))
             }
             Body::Async(body) => {
                 let future = task.future.get_or_insert_with(|| {
-                    body(
-                        Rc::clone(&task.event),
-                        Ctx {
-                            core: Rc::clone(core),
-                            task: Rc::clone(&task.cell),
-                        },
-                    )
+                    body(Rc::clone(&task.event), Ctx { core: Rc::clone(core), task: Rc::clone(&task.cell) })
                 });
                 quiet::catch(|| future.as_mut().poll(&mut Context::from_waker(&task.waker)))
             }
@@ -469,14 +443,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         message: String,
     ) -> Option<Progress<()>> {
         let open = self.opened().1;
-        match judge(
-            &open.core,
-            &mut open.stats[index as usize],
-            index,
-            attempt,
-            true,
-            &message,
-        ) {
+        match judge(&open.core, &mut open.stats[index as usize], index, attempt, true, &message) {
             Verdict::GoOn => None,
             Verdict::Stop(failure) => Some(Progress::Failed(failure)),
             Verdict::Again { pause } => {
@@ -547,21 +514,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     fn dead_letter(&mut self, input: Option<Rc<dyn Any>>, action: String, attempts: u32, error: String) {
         let core = &*self.opened().1.core;
         let head = &core.common.head;
-        let sent = core
-            .history
-            .take()
-            .iter()
-            .map(|(event, payload)| core.tell(*event, payload))
-            .collect();
+        let sent = core.history.take().iter().map(|(event, payload)| core.tell(*event, payload)).collect();
         let key = core.keys.text(head.key.get());
-        tracing::warn!(
-            agent = core.program.name,
-            key,
-            epoch = head.epoch.get(),
-            action,
-            error,
-            "dead letter"
-        );
+        tracing::warn!(agent = core.program.name, key, epoch = head.epoch.get(), action, error, "dead letter");
         let letter = DeadLetter {
             key,
             epoch: head.epoch.get(),
@@ -572,11 +527,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             input,
             sent,
         };
-        core.staged
-            .borrow_mut()
-            .effects
-            .tagged
-            .push(Tagged::Dead(Rc::new(letter)));
+        core.staged.borrow_mut().effects.tagged.push(Tagged::Dead(Rc::new(letter)));
     }
 
     /// Ends the active run: the one place, for runs of every kind.
@@ -597,9 +548,7 @@ fn judge<O>(core: &Core<O>, stats: &mut ActionStats, index: u32, attempt: u32, a
     let then = match &action.options.policy {
         Policy::Retry(retry) if again && attempt < retry.attempts => {
             stats.retried += 1;
-            return Verdict::Again {
-                pause: retry.pause(attempt),
-            };
+            return Verdict::Again { pause: retry.pause(attempt) };
         }
         Policy::Retry(retry) => retry.then,
         Policy::Fail => Exhausted::Fail,
@@ -669,11 +618,9 @@ impl<O> crate::plan::Program<O> {
                     .map_err(|error| format!("event {:?} has no JSON form: {error}", plan.name)),
                 None => Err(format!("event {:?} has no type", plan.name)),
             },
-            (Form::Any, payload) => Ok(Rc::new(AnyEvent {
-                name: plan.name.as_str().into(),
-                payload: payload.clone(),
-                codec: plan.codec,
-            })),
+            (Form::Any, payload) => {
+                Ok(Rc::new(AnyEvent { name: plan.name.as_str().into(), payload: payload.clone(), codec: plan.codec }))
+            }
         }
     }
 }
@@ -717,13 +664,7 @@ impl<O> Core<O> {
     /// Puts back what [`Core::save_step`] took.
     fn restore_step(&self, saved: Option<Box<Saved<O>>>) {
         let Some(saved) = saved else { return };
-        let Saved {
-            log,
-            outputs,
-            tagged,
-            sent,
-            notifications,
-        } = *saved;
+        let Saved { log, outputs, tagged, sent, notifications } = *saved;
         self.memory.borrow_mut().swap_in(log, self.key());
         if !notifications.is_empty() {
             // The flag was taken when the task suspended; without it nobody would see them.
@@ -749,29 +690,13 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
 
     fn open(&mut self, opening: Opening<K>) -> Result<(), Failure> {
         quiet::install();
-        let Opening {
-            keys,
-            queue,
-            worker,
-            peers,
-            facts,
-        } = opening;
+        let Opening { keys, queue, worker, peers, facts } = opening;
         self.place = Place { worker, peers };
         let program = Arc::clone(&self.plan.program);
         let observed = Rc::clone(&self.observed);
-        let core = Rc::new(Core::new(
-            program,
-            Box::new(keys),
-            queue,
-            facts,
-            observed,
-            self.plan.keeps_sent,
-        ));
+        let core = Rc::new(Core::new(program, Box::new(keys), queue, facts, observed, self.plan.keeps_sent));
         let task = TaskCell::new(0, 0, ROOT, 1, 0);
-        let ctx = Ctx {
-            core: Rc::clone(&core),
-            task,
-        };
+        let ctx = Ctx { core: Rc::clone(&core), task };
         let stats = vec![ActionStats::default(); core.program.actions.len()];
         self.open = Some(Opened { core, ctx, stats });
         if let Some(hook) = &self.plan.program.on_open {
@@ -807,8 +732,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         core.common.head.set(head);
         match work {
             Work::Input(input) => {
-                core.identity
-                    .set(plan.identity.as_ref().map(|identify| identify(&input)));
+                core.identity.set(plan.identity.as_ref().map(|identify| identify(&input)));
                 core.notifying.set(None);
                 if plan.direct.is_some() {
                     return self.start_direct(head, input, 0, fuel);
@@ -948,9 +872,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     }
 
     fn input_bytes(input: &I) -> usize {
-        postcard::experimental::serialized_size(input)
-            .unwrap_or(0)
-            .max(size_of::<I>())
+        postcard::experimental::serialized_size(input).unwrap_or(0).max(size_of::<I>())
     }
 
     fn drained(&mut self) {
@@ -999,12 +921,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             return Progress::Done;
         }
         let payload = Payload::Typed(Rc::clone(&value));
-        core.staged.borrow_mut().queue.push_back(Queued {
-            event,
-            payload,
-            next: 0,
-            path: ROOT,
-        });
+        core.staged.borrow_mut().queue.push_back(Queued { event, payload, next: 0, path: ROOT });
         let run = self.promote((event == INPUT).then_some(value));
         self.drive(head, run, fuel)
     }

@@ -77,19 +77,14 @@ impl<R> Future for Call<R> {
             let (call, cell) = this.common.start_call(&this.task, this.name.clone(), this.timeout, job);
             this.state = State::Waiting { call, cell };
         }
-        let State::Waiting { cell, .. } = &this.state else {
-            panic!("a call is not polled after its end")
-        };
+        let State::Waiting { cell, .. } = &this.state else { panic!("a call is not polled after its end") };
         let result = match wait(cell, cx) {
             Poll::Ready(result) => result,
             Poll::Pending => return Poll::Pending,
         };
         this.state = State::Over;
         let decode = this.decode;
-        Poll::Ready(result.and_then(decode).map_err(|failure| CallError {
-            name: this.name.to_string(),
-            failure,
-        }))
+        Poll::Ready(result.and_then(decode).map_err(|failure| CallError { name: this.name.to_string(), failure }))
     }
 }
 
@@ -105,10 +100,7 @@ impl<R> Drop for Call<R> {
 
 impl<R> Debug for Call<R> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call")
-            .field("name", &self.name)
-            .field("position", &self.position)
-            .finish_non_exhaustive()
+        f.debug_struct("Call").field("name", &self.name).field("position", &self.position).finish_non_exhaustive()
     }
 }
 
@@ -135,12 +127,7 @@ pub struct Sleep {
 
 impl Sleep {
     pub(crate) fn new(common: &Rc<Common>, task: &Rc<TaskCell>, duration: Duration) -> Self {
-        Sleep {
-            common: Rc::clone(common),
-            task: Rc::clone(task),
-            duration,
-            waiting: None,
-        }
+        Sleep { common: Rc::clone(common), task: Rc::clone(task), duration, waiting: None }
     }
 }
 
@@ -150,10 +137,7 @@ impl Future for Sleep {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         let (_, cell) = this.waiting.get_or_insert_with(|| {
-            let deadline = this
-                .common
-                .head.now.get()
-                .saturating_add(this.duration.as_micros() as u64);
+            let deadline = this.common.head.now.get().saturating_add(this.duration.as_micros() as u64);
             this.common.start_timer(&this.task, deadline)
         });
         wait(cell, cx).map(|_| this.waiting = None)
@@ -170,8 +154,6 @@ impl Drop for Sleep {
 
 impl Debug for Sleep {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sleep")
-            .field("duration", &self.duration)
-            .finish_non_exhaustive()
+        f.debug_struct("Sleep").field("duration", &self.duration).finish_non_exhaustive()
     }
 }

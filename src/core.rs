@@ -175,24 +175,14 @@ impl Common {
         job: CallJob,
     ) -> (u32, Rc<CallCell>) {
         let (call, cell) = self.enlist(task);
-        self.calls.borrow_mut().push(CallStart {
-            task: task.index.get(),
-            call,
-            name,
-            timeout,
-            job,
-        });
+        self.calls.borrow_mut().push(CallStart { task: task.index.get(), call, name, timeout, job });
         (call, cell)
     }
 
     /// Asks for a wake-up at `deadline`.
     pub(crate) fn start_timer(&self, task: &TaskCell, deadline: u64) -> (u32, Rc<CallCell>) {
         let (call, cell) = self.enlist(task);
-        self.timers.borrow_mut().push(TimerStart {
-            task: task.index.get(),
-            call,
-            deadline,
-        });
+        self.timers.borrow_mut().push(TimerStart { task: task.index.get(), call, deadline });
         (call, cell)
     }
 
@@ -218,14 +208,7 @@ impl Common {
 /// A head that names no run.
 fn no_run() -> RunHead {
     let token: RunToken = Slab::<()>::default().vacant();
-    RunHead {
-        key: KeyId(0),
-        token,
-        sequence: 0,
-        epoch: 0,
-        event_time: 0,
-        now: 0,
-    }
+    RunHead { key: KeyId(0), token, sequence: 0, epoch: 0, event_time: 0, now: 0 }
 }
 
 /// Reads keys whose type the agent does not know.
@@ -315,11 +298,7 @@ impl<O> Core<O> {
         Core {
             common: Rc::new(Common::new(program.call_timeout)),
             memory: RefCell::new(Memory::new(&program.slots, facts)),
-            staged: RefCell::new(Staged {
-                effects: Effects::default(),
-                sent: Vec::new(),
-                queue: VecDeque::new(),
-            }),
+            staged: RefCell::new(Staged { effects: Effects::default(), sent: Vec::new(), queue: VecDeque::new() }),
             marks: Cell::new(Marks::default()),
             undo: RefCell::default(),
             keys,
@@ -381,9 +360,7 @@ impl<O> Core<O> {
                 self.history.borrow_mut().extend(sent);
             }
             let program = &self.program;
-            staged
-                .queue
-                .extend(staged.sent.drain(..).filter(|q| !program.triggers(q.event).is_empty()));
+            staged.queue.extend(staged.sent.drain(..).filter(|q| !program.triggers(q.event).is_empty()));
         }
     }
 
@@ -424,20 +401,11 @@ impl<O> Core<O> {
     /// An event as text tells it.
     pub(crate) fn tell(&self, event: u32, payload: &Payload) -> SentEvent {
         match payload {
-            Payload::Dynamic(event) => SentEvent {
-                name: event.name.clone(),
-                attributes: event.attributes.clone(),
-            },
+            Payload::Dynamic(event) => SentEvent { name: event.name.clone(), attributes: event.attributes.clone() },
             Payload::Typed(value) => {
                 let plan = &self.program.events[event as usize];
-                let attributes = plan
-                    .codec
-                    .and_then(|c| (c.encode)(&**value).ok())
-                    .unwrap_or(Value::Null);
-                SentEvent {
-                    name: plan.name.clone(),
-                    attributes,
-                }
+                let attributes = plan.codec.and_then(|c| (c.encode)(&**value).ok()).unwrap_or(Value::Null);
+                SentEvent { name: plan.name.clone(), attributes }
             }
         }
     }
@@ -455,9 +423,7 @@ impl<O> Core<O> {
     /// Inside the closure of `Ctx::read`.
     #[inline]
     pub(crate) fn writable(&self) -> RefMut<'_, Memory> {
-        self.memory
-            .try_borrow_mut()
-            .expect("memory is not written inside `read`")
+        self.memory.try_borrow_mut().expect("memory is not written inside `read`")
     }
 
     /// Lets the active step fail when it ends.
@@ -499,12 +465,10 @@ impl<O> Core<O> {
 
     /// The key as a `K`.
     pub(crate) fn typed_key<K: 'static>(&self) -> Result<K, Error> {
-        self.keys.value(self.key()).downcast().map(|key| *key).map_err(|_| {
-            Error::new(format!(
-                "the key is a {}, not a {}",
-                self.keys.type_name(),
-                type_name::<K>()
-            ))
-        })
+        self.keys
+            .value(self.key())
+            .downcast()
+            .map(|key| *key)
+            .map_err(|_| Error::new(format!("the key is a {}, not a {}", self.keys.type_name(), type_name::<K>())))
     }
 }

@@ -43,9 +43,7 @@ impl<O> Ctx<O> {
             // Nobody takes it as its type; somebody may by name.
             None => match serde_json::to_value(&event) {
                 Ok(attributes) => self.send_dynamic(DynamicEvent::new(E::NAME, attributes)),
-                Err(error) => self
-                    .core
-                    .fault(format!("event {:?} has no JSON form: {error}", E::NAME)),
+                Err(error) => self.core.fault(format!("event {:?} has no JSON form: {error}", E::NAME)),
             },
         }
     }
@@ -59,12 +57,7 @@ impl<O> Ctx<O> {
     fn enqueue(&self, event: u32, payload: Payload) {
         let path = mix(self.task.path.get(), u64::from(next(&self.task.sends)) + 1);
         self.core.common.attention.set(true);
-        self.core.staged.borrow_mut().sent.push(Queued {
-            event,
-            payload,
-            next: 0,
-            path,
-        });
+        self.core.staged.borrow_mut().sent.push(Queued { event, payload, next: 0, path });
     }
 
     /// Outputs a record downstream, at the run's time.
@@ -78,17 +71,9 @@ impl<O> Ctx<O> {
     /// # Panics
     /// When the side output is another agent's.
     pub fn side<V: Clone + 'static>(&self, tag: Tag<V>, value: V) {
-        assert_eq!(
-            tag.agent, self.core.program.id,
-            "a side output belongs to the agent that declared it"
-        );
+        assert_eq!(tag.agent, self.core.program.id, "a side output belongs to the agent that declared it");
         let value = Rc::new(value);
-        self.core
-            .staged
-            .borrow_mut()
-            .effects
-            .tagged
-            .push(Tagged::Side { tag: tag.index, value });
+        self.core.staged.borrow_mut().effects.tagged.push(Tagged::Side { tag: tag.index, value });
     }
 
     /// Ends a step early: what was written, sent and output so far becomes visible as one step, and no later
@@ -158,26 +143,17 @@ impl<O> Ctx<O> {
 
     #[inline]
     fn own<V>(&self, slot: Slot<V>) {
-        assert_eq!(
-            slot.agent, self.core.program.id,
-            "a slot belongs to the agent that declared it"
-        );
+        assert_eq!(slot.agent, self.core.program.id, "a slot belongs to the agent that declared it");
     }
 
     /// The key's dynamic memory, by dotted path.
     pub fn memory(&self) -> Paths<'_, O> {
-        Paths {
-            ctx: self,
-            column: PATHS,
-        }
+        Paths { ctx: self, column: PATHS }
     }
 
     /// The run's dynamic memory, by dotted path; cleared when the run ends.
     pub fn sensory(&self) -> Paths<'_, O> {
-        Paths {
-            ctx: self,
-            column: SENSORY_PATHS,
-        }
+        Paths { ctx: self, column: SENSORY_PATHS }
     }
 
     /// Calls `f` with `args` off the worker, as an asynchronous task of the runtime.
@@ -262,10 +238,7 @@ impl<O> Ctx<O> {
     /// A number that looks random and is the same in every execution of this run.
     pub fn random(&self) -> u64 {
         let draw = u64::from(next(&self.task.draws));
-        let state = mix(
-            mix(self.core.run_id(), self.task.path.get()),
-            mix(u64::from(self.task.action.get()), draw),
-        );
+        let state = mix(mix(self.core.run_id(), self.task.path.get()), mix(u64::from(self.task.action.get()), draw));
         // The finalizer of SplitMix64.
         let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -277,14 +250,7 @@ impl<O> Ctx<O> {
         let bits = (u128::from(self.random()) << 64) | u128::from(self.random());
         let bits = bits & !(0xF << 76) & !(0x3 << 62) | (0x8 << 76) | (0x2 << 62);
         let hex = format!("{bits:032x}");
-        format!(
-            "{}-{}-{}-{}-{}",
-            &hex[..8],
-            &hex[8..12],
-            &hex[12..16],
-            &hex[16..20],
-            &hex[20..]
-        )
+        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
     }
 
     /// The key of this run.
@@ -347,17 +313,12 @@ impl<O> Ctx<O> {
 
 impl<O> Debug for Ctx<O> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ctx")
-            .field("key", &self.key_text())
-            .field("epoch", &self.epoch())
-            .finish_non_exhaustive()
+        f.debug_struct("Ctx").field("key", &self.key_text()).field("epoch", &self.epoch()).finish_non_exhaustive()
     }
 }
 
 fn encode<R: Serialize>(result: &R) -> CallResult {
-    postcard::to_allocvec(result)
-        .map(CallValue::Bytes)
-        .map_err(|error| CallFailure::Encoding(error.to_string()))
+    postcard::to_allocvec(result).map(CallValue::Bytes).map_err(|error| CallFailure::Encoding(error.to_string()))
 }
 
 fn decode<R: DeserializeOwned>(value: CallValue) -> Result<R, CallFailure> {
@@ -365,18 +326,15 @@ fn decode<R: DeserializeOwned>(value: CallValue) -> Result<R, CallFailure> {
         CallValue::Bytes(bytes) => {
             postcard::from_bytes(&bytes).map_err(|error| CallFailure::Encoding(error.to_string()))
         }
-        other => Err(CallFailure::Encoding(format!(
-            "a durable call gives bytes, not {other:?}"
-        ))),
+        other => Err(CallFailure::Encoding(format!("a durable call gives bytes, not {other:?}"))),
     }
 }
 
 fn unbox<R: 'static>(value: CallValue) -> Result<R, CallFailure> {
     match value {
-        CallValue::Any(value) => value
-            .downcast()
-            .map(|v| *v)
-            .map_err(|_| CallFailure::Encoding("a value of another type".into())),
+        CallValue::Any(value) => {
+            value.downcast().map(|v| *v).map_err(|_| CallFailure::Encoding("a value of another type".into()))
+        }
         other => Err(CallFailure::Encoding(format!("a call gives a value, not {other:?}"))),
     }
 }
@@ -451,13 +409,7 @@ impl<O> Paths<'_, O> {
     /// The paths that hold values at or below `path`, in order; all of them for the empty path.
     pub fn iter(&self, path: &str) -> impl Iterator<Item = String> + use<O> {
         let key = self.ctx.core.key();
-        let paths = self.read(|paths| {
-            if path.is_empty() {
-                paths.all(key)
-            } else {
-                paths.at_and_below(key, path)
-            }
-        });
+        let paths = self.read(|paths| if path.is_empty() { paths.all(key) } else { paths.at_and_below(key, path) });
         paths.into_iter().map(|path| path.to_string())
     }
 }

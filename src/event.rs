@@ -62,10 +62,7 @@ pub struct DynamicEvent {
 impl DynamicEvent {
     /// An event called `name`.
     pub fn new(name: impl Into<String>, attributes: Value) -> Self {
-        DynamicEvent {
-            name: name.into(),
-            attributes,
-        }
+        DynamicEvent { name: name.into(), attributes }
     }
 
     /// One attribute of an object.
@@ -141,8 +138,6 @@ impl AnyEvent {
 
 impl Debug for AnyEvent {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AnyEvent")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("AnyEvent").field("name", &self.name).finish_non_exhaustive()
     }
 }

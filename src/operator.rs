@@ -82,10 +82,7 @@ impl<'scope, T: EpochTime, I: Input + ExchangeData> AgentStream<'scope, T, I> fo
     }
 
     fn key_by<K: Key>(self, key: impl Fn(&I) -> K + 'static) -> KeyedStream<'scope, T, K, I> {
-        KeyedStream {
-            stream: map_in_order(self, move |value| (key(&value), value)),
-            partitioned: false,
-        }
+        KeyedStream { stream: map_in_order(self, move |value| (key(&value), value)), partitioned: false }
     }
 
     fn key_by_value(self) -> KeyedStream<'scope, T, I, I>
@@ -143,10 +140,7 @@ impl<'scope, T: EpochTime, I: Clone + 'static, O: 'static> AgentStreams<'scope, 
     /// # Panics
     /// When the side output is another agent's.
     pub fn side<V: Clone + 'static>(&self, tag: Tag<V>) -> StreamVec<'scope, T, V> {
-        assert_eq!(
-            tag.agent, self.agent,
-            "a side output belongs to the agent that declared it"
-        );
+        assert_eq!(tag.agent, self.agent, "a side output belongs to the agent that declared it");
         self.pick("Side", move |item| match item {
             Tagged::Side { tag: index, value } if index == tag.index => {
                 value.downcast::<V>().ok().map(Rc::unwrap_or_clone)
@@ -231,10 +225,7 @@ where
     options.stop = environment.stop;
     let observed = Rc::new(Cell::new(false));
     let behavior = AgentBehavior::<K, I, O>::new(plan, Rc::clone(&observed));
-    (
-        keyed_mailbox::<T, V, _, N, _, E>(stream, pact, intake, behavior, options),
-        observed,
-    )
+    (keyed_mailbox::<T, V, _, N, _, E>(stream, pact, intake, behavior, options), observed)
 }
 
 /// The outputs of an agent and the facts of its memory. The facts port exists only in this form.
@@ -261,10 +252,7 @@ pub struct KeyedStream<'scope, T: EpochTime, K: Key, V: 'static> {
 impl<'scope, T: EpochTime, K: Key + ExchangeData, V: Input + ExchangeData> KeyedStream<'scope, T, K, V> {
     /// Runs an agent for each key.
     pub fn agent<O: 'static>(self, plan: &Plan<V, O>) -> KeyedStream<'scope, T, K, O> {
-        KeyedStream {
-            stream: self.build(plan, false).output,
-            partitioned: true,
-        }
+        KeyedStream { stream: self.build(plan, false).output, partitioned: true }
     }
 
     /// The same, with side outputs, dead letters and observed events.
@@ -276,13 +264,7 @@ impl<'scope, T: EpochTime, K: Key + ExchangeData, V: Input + ExchangeData> Keyed
         O: Clone,
     {
         let streams = self.build(plan, true);
-        (
-            KeyedStream {
-                stream: streams.output.clone(),
-                partitioned: true,
-            },
-            streams,
-        )
+        (KeyedStream { stream: streams.output.clone(), partitioned: true }, streams)
     }
 
     fn build<O: 'static>(self, plan: &Plan<V, O>, tagged: bool) -> AgentStreams<'scope, T, V, (K, O)> {
@@ -302,19 +284,13 @@ impl<'scope, T: EpochTime, K: Key, V: 'static> KeyedStream<'scope, T, K, V> {
     /// Changes values; keys and partitioning stay.
     pub fn map_values<W: 'static>(self, change: impl Fn(V) -> W + 'static) -> KeyedStream<'scope, T, K, W> {
         let stream = map_in_order(self.stream, move |(key, value)| (key, change(value)));
-        KeyedStream {
-            stream,
-            partitioned: self.partitioned,
-        }
+        KeyedStream { stream, partitioned: self.partitioned }
     }
 
     /// Computes other keys; values are exchanged before the next agent.
     pub fn key_by<L: Key>(self, key: impl Fn(&K, &V) -> L + 'static) -> KeyedStream<'scope, T, L, V> {
         let stream = map_in_order(self.stream, move |(k, value)| (key(&k, &value), value));
-        KeyedStream {
-            stream,
-            partitioned: false,
-        }
+        KeyedStream { stream, partitioned: false }
     }
 
     /// The values without their keys.
@@ -346,11 +322,7 @@ impl<K: Key, V> Intake<(K, V)> for AtOwner {
 
     #[inline]
     fn key<'a>(&'a self, item: &'a (K, V)) -> &'a K {
-        debug_assert_eq!(
-            self.groups.owner_of(&item.0, self.peers),
-            self.index,
-            "a chained value is with its owner"
-        );
+        debug_assert_eq!(self.groups.owner_of(&item.0, self.peers), self.index, "a chained value is with its owner");
         &item.0
     }
 

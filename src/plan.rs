@@ -161,13 +161,7 @@ impl EventPlan {
     }
 
     fn dynamic(name: &str) -> Self {
-        EventPlan {
-            name: name.into(),
-            type_id: None,
-            type_name: "DynamicEvent",
-            codec: None,
-            triggers: Vec::new(),
-        }
+        EventPlan { name: name.into(), type_id: None, type_name: "DynamicEvent", codec: None, triggers: Vec::new() }
     }
 }
 
@@ -199,10 +193,7 @@ impl<O> Program<O> {
                 if name.trim().is_empty() {
                     errors.push(BuildError::EmptyName { what, number: i + 1 });
                 } else if !seen.insert(name) {
-                    errors.push(BuildError::DuplicateName {
-                        what,
-                        name: name.clone(),
-                    });
+                    errors.push(BuildError::DuplicateName { what, name: name.clone() });
                 }
             }
         };
@@ -214,16 +205,10 @@ impl<O> Program<O> {
         names("resource", &mut resource_names.iter());
         for (i, event) in self.events.iter().enumerate() {
             if event.name.trim().is_empty() {
-                errors.push(BuildError::EmptyName {
-                    what: "event",
-                    number: i - 1,
-                });
+                errors.push(BuildError::EmptyName { what: "event", number: i - 1 });
             } else if i > 1 && [names::INPUT, names::OUTPUT, names::NOTIFICATION].contains(&event.name.as_str()) {
                 let type_name = event.type_name;
-                errors.push(BuildError::ReservedName {
-                    name: event.name.clone(),
-                    type_name,
-                });
+                errors.push(BuildError::ReservedName { name: event.name.clone(), type_name });
             } else if let Some(first) = self.events[..i].iter().find(|e| e.name == event.name) {
                 errors.push(BuildError::EventTypes {
                     name: event.name.clone(),
@@ -234,54 +219,28 @@ impl<O> Program<O> {
         }
         for action in &self.actions {
             if action.triggers.is_empty() || action.triggers.iter().any(|t| t.trim().is_empty()) {
-                errors.push(BuildError::NoTrigger {
-                    action: action.name.clone(),
-                });
+                errors.push(BuildError::NoTrigger { action: action.name.clone() });
             }
             if action.triggers.iter().any(|t| t == names::OUTPUT) {
-                errors.push(BuildError::OutputTrigger {
-                    action: action.name.clone(),
-                    event: names::OUTPUT.into(),
-                });
+                errors.push(BuildError::OutputTrigger { action: action.name.clone(), event: names::OUTPUT.into() });
             }
-            for resource in action
-                .options
-                .resources
-                .iter()
-                .filter(|r| !self.resources.contains_key(*r))
-            {
-                errors.push(BuildError::UnknownResource {
-                    action: action.name.clone(),
-                    resource: resource.clone(),
-                });
+            for resource in action.options.resources.iter().filter(|r| !self.resources.contains_key(*r)) {
+                errors.push(BuildError::UnknownResource { action: action.name.clone(), resource: resource.clone() });
             }
             if matches!(&action.options.policy, Policy::Retry(retry) if retry.attempts == 0) {
-                errors.push(BuildError::NoAttempts {
-                    action: action.name.clone(),
-                });
+                errors.push(BuildError::NoAttempts { action: action.name.clone() });
             }
             if let Some(error) = &action.options.fault {
-                errors.push(BuildError::Config {
-                    action: action.name.clone(),
-                    error: error.clone(),
-                });
+                errors.push(BuildError::Config { action: action.name.clone(), error: error.clone() });
             }
         }
         let faults = self.limits.faults();
-        errors.extend(
-            faults
-                .into_iter()
-                .map(|limit| BuildError::BadLimit { limit: limit.into() }),
-        );
+        errors.extend(faults.into_iter().map(|limit| BuildError::BadLimit { limit: limit.into() }));
         if self.call_timeout.is_some_and(|t| t.is_zero()) {
-            errors.push(BuildError::BadLimit {
-                limit: "call_timeout".into(),
-            });
+            errors.push(BuildError::BadLimit { limit: "call_timeout".into() });
         }
         if self.run_timeout.is_some_and(|(t, _)| t.is_zero()) {
-            errors.push(BuildError::BadLimit {
-                limit: "run_timeout".into(),
-            });
+            errors.push(BuildError::BadLimit { limit: "run_timeout".into() });
         }
         if self.call_timeout.is_none() {
             errors.push(BuildError::UnboundedWait);
@@ -357,28 +316,17 @@ impl<I, O> Plan<I, O> {
     ) -> Result<Self, BuildErrors> {
         let errors = program.check(resource_names);
         if !errors.is_empty() {
-            return Err(BuildErrors {
-                agent: program.name,
-                errors,
-            });
+            return Err(BuildErrors { agent: program.name, errors });
         }
         program.resolve();
         let direct = (direct.len() == program.triggers(INPUT).len()).then_some(direct);
-        let keeps_sent = program
-            .run_timeout
-            .is_some_and(|(_, then)| then == Exhausted::DeadLetter)
+        let keeps_sent = program.run_timeout.is_some_and(|(_, then)| then == Exhausted::DeadLetter)
             || program.actions.iter().any(|a| match &a.options.policy {
                 Policy::DeadLetter => true,
                 Policy::Retry(retry) => retry.then == Exhausted::DeadLetter,
                 Policy::Fail | Policy::Ignore => false,
             });
-        Ok(Plan(Arc::new(Inner {
-            program: Arc::new(program),
-            order,
-            identity,
-            direct,
-            keeps_sent,
-        })))
+        Ok(Plan(Arc::new(Inner { program: Arc::new(program), order, identity, direct, keeps_sent })))
     }
 
     /// The agent's name.
@@ -388,12 +336,7 @@ impl<I, O> Plan<I, O> {
 
     /// What the agent has done in this process, as far as its workers have ended.
     pub fn stats(&self) -> AgentStats {
-        self.0
-            .program
-            .stats
-            .lock()
-            .map(|stats| stats.clone())
-            .unwrap_or_default()
+        self.0.program.stats.lock().map(|stats| stats.clone()).unwrap_or_default()
     }
 
     /// Adds what one worker's runs were to the agent's counts.
@@ -418,17 +361,9 @@ impl<I, O> Display for Plan<I, O> {
         writeln!(f, "agent {}", program.name)?;
         for event in &program.events {
             for action in event.triggers.iter().map(|a| program.action(*a)) {
-                let kind = if matches!(action.body, Body::Sync(_)) {
-                    ""
-                } else {
-                    " async"
-                };
+                let kind = if matches!(action.body, Body::Sync(_)) { "" } else { " async" };
                 let options = &action.options;
-                writeln!(
-                    f,
-                    "  {} ->{kind} {} v{} ({})",
-                    event.name, action.name, options.version, options.policy
-                )?;
+                writeln!(f, "  {} ->{kind} {} v{} ({})", event.name, action.name, options.version, options.policy)?;
             }
         }
         for slot in &program.slots {
@@ -477,23 +412,12 @@ impl<I, O> Serialize for Plan<I, O> {
             .map(|a| ActionView {
                 name: &a.name,
                 triggers: &a.triggers,
-                kind: if matches!(a.body, Body::Sync(_)) {
-                    "sync"
-                } else {
-                    "async"
-                },
+                kind: if matches!(a.body, Body::Sync(_)) { "sync" } else { "async" },
                 options: &a.options,
             })
             .collect();
-        let slots: Vec<SlotView<'_>> = program
-            .slots
-            .iter()
-            .map(|s| SlotView {
-                name: &s.name,
-                sensory: s.sensory,
-                r#type: s.type_name,
-            })
-            .collect();
+        let slots: Vec<SlotView<'_>> =
+            program.slots.iter().map(|s| SlotView { name: &s.name, sensory: s.sensory, r#type: s.type_name }).collect();
         let mut plan = serializer.serialize_struct("Plan", 9)?;
         plan.serialize_field("name", &program.name)?;
         plan.serialize_field("actions", &actions)?;
@@ -503,10 +427,7 @@ impl<I, O> Serialize for Plan<I, O> {
         plan.serialize_field("resources", &program.resources.keys().collect::<Vec<_>>())?;
         plan.serialize_field("limits", &program.limits)?;
         plan.serialize_field("call_timeout_ms", &program.call_timeout.map(|t| t.as_millis() as u64))?;
-        plan.serialize_field(
-            "run_timeout_ms",
-            &program.run_timeout.map(|(t, _)| t.as_millis() as u64),
-        )?;
+        plan.serialize_field("run_timeout_ms", &program.run_timeout.map(|(t, _)| t.as_millis() as u64))?;
         plan.end()
     }
 }

@@ -110,9 +110,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_longest() {
-        let retry = Retry::new(50)
-            .backoff(Duration::from_millis(10))
-            .max_backoff(Duration::from_millis(35));
+        let retry = Retry::new(50).backoff(Duration::from_millis(10)).max_backoff(Duration::from_millis(35));
         let pauses: Vec<u128> = (1..5).map(|n| retry.pause(n).as_millis()).collect();
         assert_eq!(pauses, [10, 20, 35, 35]);
         assert_eq!(retry.pause(49), Duration::from_millis(35));

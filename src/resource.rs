@@ -19,12 +19,7 @@ pub(crate) struct Resources {
 impl Resources {
     /// The resource `name`, made now if it is not there yet.
     pub(crate) fn get<R: 'static>(&self, name: &str, factories: &BTreeMap<String, Factory>) -> Result<Rc<R>, Error> {
-        let made = self
-            .made
-            .borrow()
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, r)| Rc::clone(r));
+        let made = self.made.borrow().iter().find(|(n, _)| n == name).map(|(_, r)| Rc::clone(r));
         let resource = match made {
             Some(resource) => resource,
             None => {
@@ -36,9 +31,7 @@ impl Resources {
                 resource
             }
         };
-        resource
-            .downcast()
-            .map_err(|_| Error::new(format!("resource {name:?} is not a {}", type_name::<R>())))
+        resource.downcast().map_err(|_| Error::new(format!("resource {name:?} is not a {}", type_name::<R>())))
     }
 
     /// Drops all, the last made first.

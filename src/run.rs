@@ -142,12 +142,7 @@ pub(crate) struct TaskWaker {
 
 impl TaskWaker {
     pub(crate) fn new(queue: CompletionQueue, run: RunToken, task: u32) -> Arc<Self> {
-        Arc::new(TaskWaker {
-            queue,
-            run,
-            task,
-            woken: AtomicBool::new(false),
-        })
+        Arc::new(TaskWaker { queue, run, task, woken: AtomicBool::new(false) })
     }
 
     /// The task is about to be polled: from now on a wake-up counts again.
@@ -163,10 +158,7 @@ impl Wake for TaskWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.woken.swap(true, Ordering::SeqCst) {
-            self.queue.push(Completion::Wake {
-                run: self.run,
-                task: self.task,
-            });
+            self.queue.push(Completion::Wake { run: self.run, task: self.task });
         }
     }
 }

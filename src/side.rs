@@ -13,11 +13,7 @@ pub struct Tag<V> {
 
 impl<V> Tag<V> {
     pub(crate) fn new(index: u32, agent: u32) -> Self {
-        Tag {
-            index,
-            agent,
-            value: PhantomData,
-        }
+        Tag { index, agent, value: PhantomData }
     }
 }
 

@@ -112,11 +112,7 @@ pub(crate) struct Replies<R> {
 
 impl<R> Replies<R> {
     pub(crate) fn new(activator: SyncActivator) -> Arc<Self> {
-        Arc::new(Replies {
-            arrived: SegQueue::new(),
-            flag: AtomicBool::new(false),
-            activator,
-        })
+        Arc::new(Replies { arrived: SegQueue::new(), flag: AtomicBool::new(false), activator })
     }
 
     pub(crate) fn push(&self, reply: R) {
@@ -206,9 +202,7 @@ pub(crate) fn spawn_each(
             replies.drain(|reply| ended.push(reply));
             for ended in ended.chunk_by(|a, b| a.0 == b.0) {
                 let time = ended[0].0;
-                output
-                    .session(&low.at(time))
-                    .give_iterator(ended.iter().map(|(_, value)| *value));
+                output.session(&low.at(time)).give_iterator(ended.iter().map(|(_, value)| *value));
                 low.close(time, ended.len());
             }
             ended.clear();

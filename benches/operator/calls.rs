@@ -45,33 +45,19 @@ fn lanes(worker: &mut Worker, pause: Option<Duration>) -> [Lane<u64>; 2] {
     let value = |output: &u64| mix(*output);
     [
         Lane::new(worker, |stream| stream.agent(|value: &u64| value, &plan), value),
-        Lane::new(
-            worker,
-            move |stream| baseline::spawn_each(stream, runtime, pause),
-            value,
-        ),
+        Lane::new(worker, move |stream| baseline::spawn_each(stream, runtime, pause), value),
     ]
 }
 
 pub(crate) fn calls(scale: Scale) -> Result<Vec<Row>, Error> {
     let cases = [
         ("async/immediate", None, scale.of(500_000, 5_000), 4, 500e3),
-        (
-            "async/10ms",
-            Some(Duration::from_millis(10)),
-            scale.of(200_000, 5_000),
-            10,
-            200e3,
-        ),
+        ("async/10ms", Some(Duration::from_millis(10)), scale.of(200_000, 5_000), 10, 200e3),
     ];
     let mut rows = Vec::new();
     for (name, pause, inputs, ahead, target) in cases {
         let data = move |_| (0..inputs as u64).map(|n| n % KEYS).collect();
-        let pace = Pace {
-            epoch: 1000,
-            ahead,
-            rounds: 1,
-        };
+        let pace = Pace { epoch: 1000, ahead, rounds: 1 };
         let turns = compare(1, TURNS, pace, data, move |worker| lanes(worker, pause))?;
         let (agent, bare) = turns.rates(inputs);
         rows.push(Row::new(name, 1, agent, bare).at_least(target, 0.0));

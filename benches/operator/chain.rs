@@ -57,10 +57,7 @@ fn lanes(worker: &mut Worker) -> [Lane<u64>; 2] {
     });
     agent.on::<Counted>("second", move |event, ctx| {
         let sum = event.count + count(1, ctx);
-        ctx.send(Summed {
-            value: event.value,
-            sum,
-        });
+        ctx.send(Summed { value: event.value, sum });
         Ok(())
     });
     agent.on::<Summed>("third", move |event, ctx| {
@@ -92,11 +89,7 @@ fn lanes(worker: &mut Worker) -> [Lane<u64>; 2] {
 
 pub(crate) fn chain(scale: Scale) -> Result<Vec<Row>, Error> {
     let inputs = scale.of(3_000_000, 20_000);
-    let pace = Pace {
-        epoch: 10_000,
-        ahead: 3,
-        rounds: 1,
-    };
+    let pace = Pace { epoch: 10_000, ahead: 3, rounds: 1 };
     let turns = compare(1, TURNS, pace, move |worker| numbers(inputs, worker, 1000), lanes)?;
     let (agent, bare) = turns.rates(inputs);
     Ok(vec![Row::new("chain", 1, agent, bare).at_least(5e6, 0.0)])

@@ -26,11 +26,7 @@ use crate::baseline::{self, FastMap, WordHasher};
 use crate::report::Row;
 use crate::support::{Error, Lane, Pace, Scale, TURNS, Turns, compare, mix};
 
-const PACE: Pace = Pace {
-    epoch: 10_000,
-    ahead: 3,
-    rounds: 1,
-};
+const PACE: Pace = Pace { epoch: 10_000, ahead: 3, rounds: 1 };
 
 /// The agent of `counter_u64`.
 pub(crate) fn plan() -> timely_agents::Plan<u64, (u64, u64)> {
@@ -60,9 +56,7 @@ pub(crate) fn lanes(worker: &mut Worker) -> [Lane<u64>; 2] {
 /// Uniform numbers below `keys`.
 pub(crate) fn numbers(inputs: usize, worker: usize, keys: u64) -> Vec<u64> {
     let first = (inputs * worker) as u64;
-    (first..first + inputs as u64)
-        .map(|n| ((u128::from(mix(n)) * u128::from(keys)) >> 64) as u64)
-        .collect()
+    (first..first + inputs as u64).map(|n| ((u128::from(mix(n)) * u128::from(keys)) >> 64) as u64).collect()
 }
 
 fn count_u64(scale: Scale, workers: usize, keys: u64) -> Result<(Turns, usize), Error> {
@@ -117,13 +111,7 @@ struct Record {
 }
 
 fn records(inputs: usize, worker: usize) -> Vec<Record> {
-    numbers(inputs, worker, 1000)
-        .into_iter()
-        .map(|n| Record {
-            key: format!("key-{n:08}"),
-            fields: [n; 8],
-        })
-        .collect()
+    numbers(inputs, worker, 1000).into_iter().map(|n| Record { key: format!("key-{n:08}"), fields: [n; 8] }).collect()
 }
 
 fn hash(key: &str) -> u64 {
@@ -148,11 +136,7 @@ fn record_lanes(worker: &mut Worker) -> [Lane<Record>; 2] {
     let value = |output: &(u64, u64)| mix(output.0) ^ output.1;
     let mut counts = FastMap::<String, u64>::default();
     [
-        Lane::new(
-            worker,
-            |stream| stream.agent(|record: &Record| &record.key, &plan),
-            value,
-        ),
+        Lane::new(worker, |stream| stream.agent(|record: &Record| &record.key, &plan), value),
         Lane::new(
             worker,
             move |stream| {

@@ -102,10 +102,7 @@ impl Gate {
     }
 
     fn pass(self: &Arc<Self>) -> Pass {
-        Pass {
-            gate: Arc::clone(self),
-            ticket: None,
-        }
+        Pass { gate: Arc::clone(self), ticket: None }
     }
 }
 
@@ -119,11 +116,7 @@ impl Future for Pass {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         if let Some(ticket) = self.ticket {
-            return if ticket < self.gate.released.load(Relaxed) {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            };
+            return if ticket < self.gate.released.load(Relaxed) { Poll::Ready(()) } else { Poll::Pending };
         }
         self.ticket = Some(self.gate.entered.fetch_add(1, Relaxed));
         let mut waiting = self.gate.waiting.lock().expect("nobody panics with it");
@@ -139,10 +132,7 @@ fn holding_agent(gate: Arc<Gate>, open: u64) -> timely_agents::Plan<u64, u64> {
         ctx.output(*value);
         Ok(())
     });
-    agent.limits(Limits {
-        open_epochs: open as usize * 2,
-        ..Limits::default()
-    });
+    agent.limits(Limits { open_epochs: open as usize * 2, ..Limits::default() });
     agent.build().expect("the agent is sound")
 }
 
@@ -197,9 +187,7 @@ fn row(name: &str, turn: impl Fn(bool) -> f64) -> (Row, f64, f64) {
         bare.push(turn(false));
     }
     let (agent, bare) = (median(agent), median(bare));
-    let row = Row::new(name, 1, 1.0 / agent, 1.0 / bare)
-        .also("us", agent * 1e6)
-        .also("baseline_us", bare * 1e6);
+    let row = Row::new(name, 1, 1.0 / agent, 1.0 / bare).also("us", agent * 1e6).also("baseline_us", bare * 1e6);
     (row, agent, bare)
 }
 
@@ -210,8 +198,6 @@ pub(crate) fn frontier(scale: Scale) -> Result<Vec<Row>, Error> {
     let round_trip = round_trip.target("within 2x of the baseline", agent <= 2.0 * bare);
     let (open, completions) = (scale.of(50_000, 500), scale.of(20_000, 200));
     let (in_flight, agent, _) = row("frontier/in_flight", |agent| in_flight_turn(agent, open, completions));
-    let in_flight = in_flight
-        .also("open_times", open as f64)
-        .target("under 5 µs a completion", agent < 5e-6);
+    let in_flight = in_flight.also("open_times", open as f64).target("under 5 µs a completion", agent < 5e-6);
     Ok(vec![round_trip, in_flight])
 }

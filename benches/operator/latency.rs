@@ -51,10 +51,7 @@ struct Quantiles {
 
 impl Quantiles {
     fn of(histogram: &Histogram<u64>) -> Self {
-        Quantiles {
-            half: histogram.value_at_quantile(0.5) as f64,
-            p99: histogram.value_at_quantile(0.99) as f64,
-        }
+        Quantiles { half: histogram.value_at_quantile(0.5) as f64, p99: histogram.value_at_quantile(0.99) as f64 }
     }
 }
 
@@ -99,11 +96,7 @@ fn input(scale: Scale) -> Row {
     let data = counter::numbers(scale.of(2_000_000, 20_000), 0, 1000);
     let (rate, turns) = timely::execute_directly(move |worker| {
         let mut lanes = counter::lanes(worker);
-        let pace = Pace {
-            epoch: BATCH,
-            ahead: 1,
-            rounds: 1,
-        };
+        let pace = Pace { epoch: BATCH, ahead: 1, rounds: 1 };
         let mut rate = f64::INFINITY;
         for lane in &mut lanes {
             lane.turn(worker, &data, pace);
@@ -127,10 +120,7 @@ type Latencies = Arc<Mutex<Histogram<u64>>>;
 
 fn record(latencies: &Latencies, stamp: Instant) {
     let nanoseconds = stamp.elapsed().as_nanos() as u64;
-    latencies
-        .lock()
-        .expect("nobody panics with it")
-        .saturating_record(nanoseconds);
+    latencies.lock().expect("nobody panics with it").saturating_record(nanoseconds);
 }
 
 /// An operator that waits `waits` times, one after the other, for a task that ends with `gate`.

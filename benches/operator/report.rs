@@ -85,10 +85,7 @@ impl Row {
 
 /// Heads the table.
 pub(crate) fn print_head() {
-    println!(
-        "{:<26}{:>8}{:>12}{:>12}{:>8}  target; more",
-        "case", "workers", "agent/s", "baseline/s", "ratio"
-    );
+    println!("{:<26}{:>8}{:>12}{:>12}{:>8}  target; more", "case", "workers", "agent/s", "baseline/s", "ratio");
 }
 
 /// Prints a line of the table.
@@ -109,11 +106,7 @@ pub(crate) fn print(row: &Row) {
 }
 
 fn scaled(rate: f64) -> String {
-    if rate >= 1e6 {
-        format!("{:.2} M", rate / 1e6)
-    } else {
-        format!("{:.1} k", rate / 1e3)
-    }
+    if rate >= 1e6 { format!("{:.2} M", rate / 1e6) } else { format!("{:.1} k", rate / 1e3) }
 }
 
 /// Writes the rows to `target/bench/operator.json`.

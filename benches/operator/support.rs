@@ -102,12 +102,7 @@ impl<D: Clone + 'static> Lane<D> {
                 .probe()
                 .0
         });
-        Lane {
-            input,
-            probe,
-            sum,
-            buffer: Vec::new(),
-        }
+        Lane { input, probe, sum, buffer: Vec::new() }
     }
 
     /// Sends `data` as an epoch of its own.
@@ -169,11 +164,7 @@ pub(crate) fn compare<D: Clone + 'static>(
     lanes: impl Fn(&mut Worker) -> [Lane<D>; 2] + Send + Sync + 'static,
 ) -> Result<Turns, Error> {
     let arrived = Arc::new(AtomicUsize::new(0));
-    let config = if workers == 1 {
-        timely::Config::thread()
-    } else {
-        timely::Config::process(workers)
-    };
+    let config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
     let guards = timely::execute(config, move |worker| {
         let data = data(worker.index());
         let mut lanes = lanes(worker);

@@ -58,9 +58,7 @@ fn bare_admission(runs: u64) -> Result<f64, Error> {
 fn bare_pauses(keys: u64) -> Result<f64, Error> {
     let runtime = timely_agents_operators::runtime::handle()?;
     let start = now();
-    let tasks: Vec<_> = (0..keys)
-        .map(|_| runtime.spawn(async { tokio::time::sleep(PAUSE).await }))
-        .collect();
+    let tasks: Vec<_> = (0..keys).map(|_| runtime.spawn(async { tokio::time::sleep(PAUSE).await })).collect();
     for task in tasks {
         runtime.block_on(task)?;
     }
@@ -80,19 +78,11 @@ pub(crate) fn suspended(scale: Scale) -> Result<Vec<Row>, Error> {
     }
     let share = median(turns.iter().map(|turn| turn.share_of_core).collect());
     let admission = median(turns.iter().map(|turn| turn.admission.as_secs_f64()).collect());
-    let waiting = Row::new(
-        "suspended/waiting",
-        1,
-        runs as f64 / admission,
-        runs as f64 / median(bare),
-    )
-    .also("runs", runs as f64)
-    .also("share_of_core", share)
-    .also("rss_bytes_per_run", bytes_per_run)
-    .target(
-        "under 1% of a core and 2 KB each",
-        share < 0.01 && bytes_per_run < 2048.0,
-    );
+    let waiting = Row::new("suspended/waiting", 1, runs as f64 / admission, runs as f64 / median(bare))
+        .also("runs", runs as f64)
+        .also("share_of_core", share)
+        .also("rss_bytes_per_run", bytes_per_run)
+        .target("under 1% of a core and 2 KB each", share < 0.01 && bytes_per_run < 2048.0);
 
     let keys = 1000;
     let (mut agent, mut bare) = (Vec::new(), Vec::new());

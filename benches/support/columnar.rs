@@ -66,10 +66,7 @@ impl<C: Columns> ContainerBytes for Column<C> {
 
     fn into_bytes<W: Write>(&self, writer: &mut W) {
         if let Err(error) = self.stash.write_bytes(writer) {
-            panic!(
-                "a container of {} bytes was not written: {error}",
-                self.length_in_bytes()
-            );
+            panic!("a container of {} bytes was not written: {error}", self.length_in_bytes());
         }
     }
 }
@@ -98,9 +95,7 @@ impl<C: Columns + Push<T>, T> PushInto<T> for ColumnBuilder<C> {
         if round - words < round / 10 {
             let mut alloc = Vec::with_capacity(round);
             indexed::encode(&mut alloc, &self.current.borrow());
-            self.pending.push_back(Column {
-                stash: Stash::Align(alloc.into_boxed_slice().into()),
-            });
+            self.pending.push_back(Column { stash: Stash::Align(alloc.into_boxed_slice().into()) });
             self.current.clear();
         }
     }
@@ -118,19 +113,14 @@ impl<C: Columns> ContainerBuilder for ColumnBuilder<C> {
     #[inline]
     fn finish(&mut self) -> Option<&mut Column<C>> {
         if !self.current.is_empty() {
-            self.pending.push_back(Column {
-                stash: Stash::Typed(std::mem::take(&mut self.current)),
-            });
+            self.pending.push_back(Column { stash: Stash::Typed(std::mem::take(&mut self.current)) });
         }
         self.lent = self.pending.pop_front();
         self.lent.as_mut()
     }
 
     fn relax(&mut self) {
-        assert!(
-            self.current.is_empty() && self.pending.is_empty(),
-            "relaxed before everything was shipped"
-        );
+        assert!(self.current.is_empty() && self.pending.is_empty(), "relaxed before everything was shipped");
         *self = Self::default();
     }
 }

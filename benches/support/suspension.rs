@@ -29,10 +29,7 @@ impl Event {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
         key[8..].copy_from_slice(&number.to_le_bytes());
-        Event {
-            key,
-            text: ([b'a'; 32], [b'b'; 32], [b'c'; 20]),
-        }
+        Event { key, text: ([b'a'; 32], [b'b'; 32], [b'c'; 20]) }
     }
 
     /// Whether its run waits in a call.
@@ -80,13 +77,7 @@ pub(crate) fn waiting(runs: u64, watched: Duration) -> Result<Waiting, Error> {
     timely::execute_directly(move |worker| {
         let mut input = InputHandle::<u64, _>::new();
         let dataflow = worker.next_dataflow_index();
-        let probe = worker.dataflow(|scope| {
-            input
-                .to_stream(scope)
-                .agent(|event: &Event| &event.key, &plan)
-                .probe()
-                .0
-        });
+        let probe = worker.dataflow(|scope| input.to_stream(scope).agent(|event: &Event| &event.key, &plan).probe().0);
         let probe: ProbeHandle<u64> = probe;
         worker.step();
         let before = resident_bytes()?;
@@ -114,11 +105,7 @@ pub(crate) fn waiting(runs: u64, watched: Duration) -> Result<Waiting, Error> {
         // The timers have an hour to go.
         worker.drop_dataflow(dataflow);
         end.notify_waiters();
-        Ok(Waiting {
-            share_of_core,
-            bytes_per_run: grown as f64 / runs as f64,
-            admission,
-        })
+        Ok(Waiting { share_of_core, bytes_per_run: grown as f64 / runs as f64, admission })
     })
 }
 
@@ -137,13 +124,7 @@ pub(crate) fn pauses(keys: u64, pause: Duration) -> Result<Duration, Error> {
     let plan = agent.build()?;
     Ok(timely::execute_directly(move |worker| {
         let mut input = InputHandle::<u64, _>::new();
-        let probe = worker.dataflow(|scope| {
-            input
-                .to_stream(scope)
-                .agent(|event: &Event| &event.key, &plan)
-                .probe()
-                .0
-        });
+        let probe = worker.dataflow(|scope| input.to_stream(scope).agent(|event: &Event| &event.key, &plan).probe().0);
         let start = now();
         for number in 0..keys {
             input.send(Event::new(number));

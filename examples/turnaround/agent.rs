@@ -74,11 +74,7 @@ pub(crate) fn plan(latency: Duration) -> Result<Plan<Flight, Alert>, BuildErrors
                     *streak += 1;
                     *streak
                 });
-                ctx.send(Reactionary {
-                    flight: flight.clone(),
-                    prev_arr_delay,
-                    streak,
-                });
+                ctx.send(Reactionary { flight: flight.clone(), prev_arr_delay, streak });
             }
             None => ctx.put(streak, 0),
         }

@@ -65,10 +65,7 @@ impl Date {
             return Err(Wrong::field("year", "not a year from 1970 to 9999"));
         }
         if !(1..=days).contains(&day) {
-            return Err(Wrong::field(
-                "day",
-                format!("not a day of that month, from 1 to {days}"),
-            ));
+            return Err(Wrong::field("day", format!("not a day of that month, from 1 to {days}")));
         }
         Ok(Date { year, month, day })
     }
@@ -119,38 +116,33 @@ pub(crate) fn flights(
     let counts = Arc::clone(counts);
     let progress = progress.clone();
     let mut last: Option<Date> = None;
-    Csv::file(path)
-        .none("NA")
-        .progress(progress.bytes())
-        .rows(move |row: Row| {
-            let date = Date::new(row.year, row.month, row.day)?;
-            if let Some(last) = last.filter(|last| date < *last) {
-                return Err(Wrong::row(format!("date {date} is before {last} of the line above")));
-            }
-            last = Some(date);
-            if counts.rows.fetch_add(1, Ordering::Relaxed) % 1024 == 0 {
-                progress.show();
-            }
-            let Some(tailnum) = row.tailnum.filter(|tailnum| !tailnum.is_empty()) else {
-                counts.skipped.fetch_add(1, Ordering::Relaxed);
-                return Ok(None);
-            };
-            if row.dep_time.is_none() {
-                counts.cancelled.fetch_add(1, Ordering::Relaxed);
-                return Ok(None);
-            }
-            let flight = Flight {
-                date,
-                tailnum,
-                carrier: row.carrier,
-                flight: row.flight,
-                origin: row.origin,
-                dest: row.dest,
-                dep_delay: row
-                    .dep_delay
-                    .ok_or_else(|| Wrong::field("dep_delay", "a flight that departed has a delay"))?,
-                arr_delay: row.arr_delay,
-            };
-            Ok(Some((date.epoch(), flight)))
-        })
+    Csv::file(path).none("NA").progress(progress.bytes()).rows(move |row: Row| {
+        let date = Date::new(row.year, row.month, row.day)?;
+        if let Some(last) = last.filter(|last| date < *last) {
+            return Err(Wrong::row(format!("date {date} is before {last} of the line above")));
+        }
+        last = Some(date);
+        if counts.rows.fetch_add(1, Ordering::Relaxed) % 1024 == 0 {
+            progress.show();
+        }
+        let Some(tailnum) = row.tailnum.filter(|tailnum| !tailnum.is_empty()) else {
+            counts.skipped.fetch_add(1, Ordering::Relaxed);
+            return Ok(None);
+        };
+        if row.dep_time.is_none() {
+            counts.cancelled.fetch_add(1, Ordering::Relaxed);
+            return Ok(None);
+        }
+        let flight = Flight {
+            date,
+            tailnum,
+            carrier: row.carrier,
+            flight: row.flight,
+            origin: row.origin,
+            dest: row.dest,
+            dep_delay: row.dep_delay.ok_or_else(|| Wrong::field("dep_delay", "a flight that departed has a delay"))?,
+            arr_delay: row.arr_delay,
+        };
+        Ok(Some((date.epoch(), flight)))
+    })
 }

@@ -45,16 +45,12 @@ fn main() -> ExitCode {
             shown.clear_on_failure(job.control());
             worker.dataflow::<u64, _, _>(|scope| {
                 let input = flights(&options.input, &counted, &shown);
-                let alerts = job
-                    .source(scope, "flights", input)?
-                    .agent(|flight| &flight.tailnum, &agent);
+                let alerts = job.source(scope, "flights", input)?.agent(|flight| &flight.tailnum, &agent);
                 if let Some(output) = &options.report {
                     report(alerts.clone(), job, output)?;
                 }
                 let counted = Arc::clone(&counted);
-                alerts
-                    .inspect(move |_| counted.alert())
-                    .sink(job, "alerts", JsonLines::to(options.output.clone()))?;
+                alerts.inspect(move |_| counted.alert()).sink(job, "alerts", JsonLines::to(options.output.clone()))?;
                 Ok(())
             })
         })?;

@@ -18,20 +18,13 @@ pub(crate) struct Progress {
 impl Progress {
     /// A bar over the bytes of `path`; without a terminal, and in processes that do not read, nothing is drawn.
     pub(crate) fn new(reads: bool, path: &Path) -> Self {
-        let target = if reads {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
+        let target = if reads { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let length = fs::metadata(path).map_or(0, |file| file.len());
         let bar = ProgressBar::with_draw_target(Some(length), target);
         if let Ok(style) = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {eta}") {
             bar.set_style(style);
         }
-        Progress {
-            bar,
-            bytes: Arc::default(),
-        }
+        Progress { bar, bytes: Arc::default() }
     }
 
     /// Where the reader counts.

@@ -47,10 +47,8 @@ pub(crate) fn report(alerts: StreamVec<'_, u64, Alert>, job: &Job, output: &Outp
             let mut lines = day.remove();
             lines.sort_unstable();
             if let Some(writer) = &writer {
-                let text: String = lines
-                    .iter()
-                    .map(|((date, carrier), alerts)| format!("{date},{carrier},{alerts}\n"))
-                    .collect();
+                let text: String =
+                    lines.iter().map(|((date, carrier), alerts)| format!("{date},{carrier},{alerts}\n")).collect();
                 writer.write(text.into_bytes());
             }
         }

@@ -20,9 +20,7 @@ pub struct Held<T: EpochTime> {
 impl<T: EpochTime> Held<T> {
     /// Nothing held yet, on the output ports `ports`.
     pub fn new(ports: impl IntoIterator<Item = usize>) -> Self {
-        Held {
-            ports: ports.into_iter().map(|port| (port, Vec::new())).collect(),
-        }
+        Held { ports: ports.into_iter().map(|port| (port, Vec::new())).collect() }
     }
 
     /// Makes sure that work may be done at the time of `input`.

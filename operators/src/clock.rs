@@ -24,14 +24,8 @@ impl Clock {
     /// The machine's clock.
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn system() -> Self {
-        let base = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_micros() as u64;
-        Clock::System {
-            base,
-            start: Instant::now(),
-        }
+        let base = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+        Clock::System { base, start: Instant::now() }
     }
 
     /// Microseconds since 1970.

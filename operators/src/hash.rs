@@ -31,10 +31,7 @@ pub fn stable_hash<K: Serialize + ?Sized>(key: &K) -> u64 {
 /// Mixes two words into one; used to chain ids to their parents.
 #[inline]
 pub fn mix(state: u64, value: u64) -> u64 {
-    (state.rotate_left(23) ^ value)
-        .wrapping_mul(0x9E6C_63D0_876A_9A35)
-        .rotate_left(29)
-        .wrapping_add(value)
+    (state.rotate_left(23) ^ value).wrapping_mul(0x9E6C_63D0_876A_9A35).rotate_left(29).wrapping_add(value)
 }
 
 const SEED: u64 = 0x7469_6D65_6C79_2D61;
@@ -87,10 +84,7 @@ impl StableHasher {
     }
 
     fn parts(self, kind: Kind, length: Option<usize>) -> Parts {
-        Parts {
-            hasher: self.word(kind, 0, length.map_or(u64::MAX, |n| n as u64)),
-            count: 0,
-        }
+        Parts { hasher: self.word(kind, 0, length.map_or(u64::MAX, |n| n as u64)), count: 0 }
     }
 }
 
@@ -201,9 +195,7 @@ impl ser::Serializer for StableHasher {
         _variant: &'static str,
         length: usize,
     ) -> Result<Parts, Error> {
-        Ok(self
-            .word(Kind::Variant, 2, u64::from(index))
-            .parts(Kind::Seq, Some(length)))
+        Ok(self.word(Kind::Variant, 2, u64::from(index)).parts(Kind::Seq, Some(length)))
     }
     fn serialize_map(self, length: Option<usize>) -> Result<Parts, Error> {
         Ok(self.parts(Kind::Map, length))
@@ -218,9 +210,7 @@ impl ser::Serializer for StableHasher {
         _variant: &'static str,
         length: usize,
     ) -> Result<Parts, Error> {
-        Ok(self
-            .word(Kind::Variant, 3, u64::from(index))
-            .parts(Kind::Struct, Some(length)))
+        Ok(self.word(Kind::Variant, 3, u64::from(index)).parts(Kind::Struct, Some(length)))
     }
 }
 

@@ -42,11 +42,7 @@ pub struct KeyIndex<K> {
 
 impl<K: Key> Default for KeyIndex<K> {
     fn default() -> Self {
-        KeyIndex {
-            table: HashTable::new(),
-            hasher: FixedState::with_seed(0x6B65_7973),
-            keys: Rc::default(),
-        }
+        KeyIndex { table: HashTable::new(), hasher: FixedState::with_seed(0x6B65_7973), keys: Rc::default() }
     }
 }
 
@@ -70,16 +66,13 @@ impl<K: Key> KeyIndex<K> {
         let id = KeyId(u32::try_from(keys.len()).expect("fewer than 2^32 keys on a worker"));
         keys.push(key.clone());
         let hasher = &self.hasher;
-        self.table
-            .insert_unique(hash, (key.clone(), id), |(k, _)| hasher.hash_one(k));
+        self.table.insert_unique(hash, (key.clone(), id), |(k, _)| hasher.hash_one(k));
         id
     }
 
     /// The id of `key` if it has been seen.
     pub fn find(&self, key: &K) -> Option<KeyId> {
-        self.table
-            .find(self.hasher.hash_one(key), |(k, _)| k == key)
-            .map(|(_, id)| *id)
+        self.table.find(self.hasher.hash_one(key), |(k, _)| k == key).map(|(_, id)| *id)
     }
 
     /// The number of keys.

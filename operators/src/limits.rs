@@ -32,13 +32,7 @@ impl Default for Limits {
 impl Limits {
     /// The smallest limits: one of each. For tests of progress under pressure.
     pub fn tight() -> Self {
-        Limits {
-            runs_in_flight: 1,
-            inbox_bytes: 1,
-            open_epochs: 1,
-            concurrent_calls: 1,
-            fuel: 1,
-        }
+        Limits { runs_in_flight: 1, inbox_bytes: 1, open_epochs: 1, concurrent_calls: 1, fuel: 1 }
     }
 
     /// The names of limits that are zero, and so would stop all work.

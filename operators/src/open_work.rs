@@ -24,11 +24,7 @@ pub struct OpenWork<T> {
 
 impl<T> Default for OpenWork<T> {
     fn default() -> Self {
-        OpenWork {
-            epochs: BTreeMap::new(),
-            times: 0,
-            changed: false,
-        }
+        OpenWork { epochs: BTreeMap::new(), times: 0, changed: false }
     }
 }
 
@@ -103,13 +99,7 @@ impl<T: EpochTime> OpenWork<T> {
         into.clear();
         match T::ORDER {
             TimeOrder::Total => {
-                into.extend(
-                    self.epochs
-                        .values()
-                        .next()
-                        .and_then(|times| times.keys().next())
-                        .cloned(),
-                );
+                into.extend(self.epochs.values().next().and_then(|times| times.keys().next()).cloned());
             }
             TimeOrder::TotalWithinEpoch => {
                 for times in self.epochs.values() {
@@ -125,10 +115,7 @@ impl<T: EpochTime> OpenWork<T> {
                 }
             }
         }
-        debug_assert!(
-            into.iter().all(|a| into.iter().all(|b| a == b || !a.less_equal(b))),
-            "an antichain"
-        );
+        debug_assert!(into.iter().all(|a| into.iter().all(|b| a == b || !a.less_equal(b))), "an antichain");
     }
 }
 
@@ -169,10 +156,7 @@ mod tests {
         for (epoch, event) in [(1, 50), (2, 40), (2, 45), (3, 60), (4, 10)] {
             open.add(&Stamp::new(epoch, event), 1);
         }
-        assert_eq!(
-            minimal(&open),
-            [Stamp::new(1, 50), Stamp::new(2, 40), Stamp::new(4, 10)]
-        );
+        assert_eq!(minimal(&open), [Stamp::new(1, 50), Stamp::new(2, 40), Stamp::new(4, 10)]);
     }
 
     #[test]

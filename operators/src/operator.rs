@@ -105,18 +105,7 @@ where
     B: Behavior,
     E: Emission<B::Key, B::Output>,
 {
-    let Options {
-        name,
-        limits,
-        groups,
-        tagged,
-        facts,
-        clock,
-        on_failure,
-        on_end,
-        on_load,
-        stop,
-    } = options;
+    let Options { name, limits, groups, tagged, facts, clock, on_failure, on_end, on_load, stop } = options;
     let scope = stream.scope();
     let worker = scope.worker();
     let (index, peers) = (worker.index(), worker.peers());
@@ -229,11 +218,7 @@ where
             }
         }
     });
-    Streams {
-        output,
-        tagged: tagged_stream,
-        facts: facts_stream,
-    }
+    Streams { output, tagged: tagged_stream, facts: facts_stream }
 }
 
 fn caller(queue: &CompletionQueue) -> Result<Caller, Failure> {

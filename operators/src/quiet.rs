@@ -67,10 +67,7 @@ pub fn catch<R>(f: impl FnOnce() -> R) -> Result<R, Panic> {
     let outer = QUIET.replace(true);
     let result = catch_unwind(AssertUnwindSafe(f));
     QUIET.set(outer);
-    result.map_err(|payload| Panic {
-        message: text(&*payload).to_owned(),
-        location: LOCATION.take(),
-    })
+    result.map_err(|payload| Panic { message: text(&*payload).to_owned(), location: LOCATION.take() })
 }
 
 /// Puts the quiet hook in front of the present one, once per process.
@@ -92,10 +89,7 @@ pub fn install() {
                 };
                 slot.as_ref()
                     .map(|listener| {
-                        listener(Panic {
-                            message: text(info.payload()).to_owned(),
-                            location: location(),
-                        });
+                        listener(Panic { message: text(info.payload()).to_owned(), location: location() });
                     })
                     .is_some()
             });

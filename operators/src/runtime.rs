@@ -27,10 +27,7 @@ pub struct RuntimeOptions {
 
 impl Default for RuntimeOptions {
     fn default() -> Self {
-        RuntimeOptions {
-            async_threads: 2,
-            blocking_threads: 64,
-        }
+        RuntimeOptions { async_threads: 2, blocking_threads: 64 }
     }
 }
 
@@ -42,18 +39,12 @@ static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 /// When the threads cannot be made, a size is zero, or there is a runtime already.
 pub fn configure(options: RuntimeOptions) -> io::Result<()> {
     if options.async_threads == 0 || options.blocking_threads == 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "a runtime needs at least one thread of each kind",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a runtime needs at least one thread of each kind"));
     }
     let runtime = build(options)?;
-    RUNTIME.set(runtime).map_err(|_| {
-        io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "the runtime is in use; configure it before",
-        )
-    })
+    RUNTIME
+        .set(runtime)
+        .map_err(|_| io::Error::new(io::ErrorKind::AlreadyExists, "the runtime is in use; configure it before"))
 }
 
 fn build(options: RuntimeOptions) -> io::Result<Runtime> {
@@ -75,10 +66,7 @@ pub fn handle() -> io::Result<Handle> {
         // Another thread may have been first; its runtime serves as well.
         let _ = RUNTIME.set(runtime);
     }
-    RUNTIME
-        .get()
-        .map(|runtime| runtime.handle().clone())
-        .ok_or_else(|| io::Error::other("the runtime is gone"))
+    RUNTIME.get().map(|runtime| runtime.handle().clone()).ok_or_else(|| io::Error::other("the runtime is gone"))
 }
 
 /// Starts calls for one operator.

@@ -40,9 +40,7 @@ pub struct FileSink {
 
 impl fmt::Debug for FileSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FileSink")
-            .field("waiting", &self.to_writer.len())
-            .finish_non_exhaustive()
+        f.debug_struct("FileSink").field("waiting", &self.to_writer.len()).finish_non_exhaustive()
     }
 }
 
@@ -93,9 +91,8 @@ impl FileSink {
     fn start(name: String, output: Output, control: &Control) -> Self {
         let (to_writer, messages) = unbounded();
         let writer = control.clone();
-        let started = thread::Builder::new()
-            .name("sink".to_owned())
-            .spawn(move || write_all(&name, output, &messages, &writer));
+        let started =
+            thread::Builder::new().name("sink".to_owned()).spawn(move || write_all(&name, output, &messages, &writer));
         if let Err(error) = started {
             control.fail(Failure::data(format!("cannot start the thread of a sink: {error}")));
         }

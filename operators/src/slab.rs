@@ -38,10 +38,7 @@ pub struct Slab<V> {
 
 impl<V> Default for Slab<V> {
     fn default() -> Self {
-        Slab {
-            places: Vec::new(),
-            free: Vec::new(),
-        }
+        Slab { places: Vec::new(), free: Vec::new() }
     }
 }
 
@@ -65,10 +62,7 @@ impl<V> Slab<V> {
             Some(index) => self.places[index as usize].value = Some(value),
             None => {
                 assert!(self.places.len() < u32::MAX as usize, "fewer than 2^32 runs in flight");
-                self.places.push(Place {
-                    generation: 0,
-                    value: Some(value),
-                });
+                self.places.push(Place { generation: 0, value: Some(value) });
             }
         }
         token
@@ -78,22 +72,14 @@ impl<V> Slab<V> {
     #[inline]
     pub fn get(&self, token: RunToken) -> Option<&V> {
         let place = self.places.get(token.index() as usize)?;
-        if place.generation == token.generation() {
-            place.value.as_ref()
-        } else {
-            None
-        }
+        if place.generation == token.generation() { place.value.as_ref() } else { None }
     }
 
     /// The value of a token, to be changed, unless it was removed.
     #[inline]
     pub fn get_mut(&mut self, token: RunToken) -> Option<&mut V> {
         let place = self.places.get_mut(token.index() as usize)?;
-        if place.generation == token.generation() {
-            place.value.as_mut()
-        } else {
-            None
-        }
+        if place.generation == token.generation() { place.value.as_mut() } else { None }
     }
 
     /// Removes a value; its token names nothing from then on.

@@ -63,13 +63,7 @@ pub struct SourceOptions {
 impl SourceOptions {
     /// The defaults for a source called `name`.
     pub fn new(name: impl Into<String>, control: Control) -> Self {
-        SourceOptions {
-            name: name.into(),
-            batch: 1024,
-            flow: None,
-            control,
-            read: None,
-        }
+        SourceOptions { name: name.into(), batch: 1024, flow: None, control, read: None }
     }
 }
 
@@ -194,9 +188,7 @@ impl<T: EpochTime, R: Reader> Reading<T, R> {
 
     /// Whether flow control lets a record of the present epoch through; if not, the source is activated again.
     fn admitted(&self) -> bool {
-        self.flow
-            .as_ref()
-            .is_none_or(|flow| flow.admits(self.epoch, self.opened, &self.activator))
+        self.flow.as_ref().is_none_or(|flow| flow.admits(self.epoch, self.opened, &self.activator))
     }
 
     /// Closes the epochs before `epoch`; whether there were any.

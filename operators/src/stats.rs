@@ -20,12 +20,7 @@ pub struct RunStats {
 impl Default for RunStats {
     fn default() -> Self {
         let latency_ns = Histogram::new(2).expect("two significant digits are allowed");
-        RunStats {
-            runs: 0,
-            inline: 0,
-            late: 0,
-            latency_ns,
-        }
+        RunStats { runs: 0, inline: 0, late: 0, latency_ns }
     }
 }
 

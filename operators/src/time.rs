@@ -118,10 +118,7 @@ impl PartialOrder for Stamp {
 impl PathSummary<Stamp> for Stamp {
     #[inline]
     fn results_in(&self, time: &Stamp) -> Option<Stamp> {
-        Some(Stamp::new(
-            time.epoch.checked_add(self.epoch)?,
-            time.event.checked_add(self.event)?,
-        ))
+        Some(Stamp::new(time.epoch.checked_add(self.epoch)?, time.event.checked_add(self.event)?))
     }
 
     #[inline]

@@ -21,20 +21,14 @@ pub struct Timers<V> {
 
 impl<V> Default for Timers<V> {
     fn default() -> Self {
-        Timers {
-            pending: BTreeMap::new(),
-            next_id: 0,
-        }
+        Timers { pending: BTreeMap::new(), next_id: 0 }
     }
 }
 
 impl<V> Timers<V> {
     /// Adds a timer due at `deadline`.
     pub fn add(&mut self, deadline: u64, value: V) -> TimerKey {
-        let key = TimerKey {
-            deadline,
-            id: self.next_id,
-        };
+        let key = TimerKey { deadline, id: self.next_id };
         self.next_id += 1;
         self.pending.insert(key, value);
         key
@@ -48,10 +42,7 @@ impl<V> Timers<V> {
     /// The next timer due at `now` or before.
     pub fn pop_due(&mut self, now: u64) -> Option<V> {
         let (key, _) = self.pending.first_key_value()?;
-        (key.deadline <= now)
-            .then(|| self.pending.pop_first())
-            .flatten()
-            .map(|(_, value)| value)
+        (key.deadline <= now).then(|| self.pending.pop_first()).flatten().map(|(_, value)| value)
     }
 
     /// When the next timer is due.

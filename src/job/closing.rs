@@ -57,11 +57,8 @@ impl Closing {
             worker.unpark();
         }
         let waiting = |state: &mut State| !state.open.is_empty();
-        let (state, timeout) = self
-            .shared
-            .changed
-            .wait_timeout_while(state, PATIENCE, waiting)
-            .unwrap_or_else(PoisonError::into_inner);
+        let (state, timeout) =
+            self.shared.changed.wait_timeout_while(state, PATIENCE, waiting).unwrap_or_else(PoisonError::into_inner);
         if timeout.timed_out() {
             tracing::warn!(workers = state.open.len(), "workers did not close their agents in time");
         }

@@ -122,8 +122,6 @@ where
     let name = env::args().next().unwrap_or_default();
     Program::new(super::program::file_name(&name)).main(|arguments| {
         let plans = agents.plans().map_err(|errors| Failure::usage(errors.to_string()))?;
-        arguments
-            .execute(move |worker, job| worker.dataflow(|scope| build(job, scope, &plans)))
-            .map(|_| ())
+        arguments.execute(move |worker, job| worker.dataflow(|scope| build(job, scope, &plans))).map(|_| ())
     })
 }

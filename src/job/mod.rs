@@ -155,11 +155,7 @@ impl Job {
         name: &str,
         reader: S,
     ) -> Result<StreamVec<'scope, T, <S::Reader as Reader>::Item>, Failure> {
-        let reader = if self.index == 0 {
-            Some(reader.into_reader()?)
-        } else {
-            None
-        };
+        let reader = if self.index == 0 { Some(reader.into_reader()?) } else { None };
         let mut options = SourceOptions::new(name, self.control.clone());
         options.flow = Some(self.flow.clone());
         options.read = Some(Arc::clone(&self.read));

@@ -27,11 +27,7 @@ pub enum Output {
 impl Output {
     /// As it stands on a command line: `-` is standard output, all else names a file.
     pub fn parse(text: &str) -> Self {
-        if text == "-" {
-            Output::Stdout
-        } else {
-            Output::File(text.into())
-        }
+        if text == "-" { Output::Stdout } else { Output::File(text.into()) }
     }
 
     /// Whether each of several processes has an output of its own under this name.

@@ -48,11 +48,7 @@ impl Program {
     /// A program with the options that all jobs have. Its name is that of the job: processes of another are turned
     /// away.
     pub fn new(name: impl Into<String>) -> Self {
-        Program {
-            name: name.into(),
-            about: String::new(),
-            own: Vec::new(),
-        }
+        Program { name: name.into(), about: String::new(), own: Vec::new() }
     }
 
     /// What the program does, for `--help`.
@@ -64,11 +60,7 @@ impl Program {
     /// Adds the option `--name VALUE`. The names of other options are taken, but for `report`: timely's flag is then
     /// `-r` only.
     pub fn option(mut self, name: &str, value: &str, about: &str) -> Self {
-        self.own.push(Own {
-            name: name.to_owned(),
-            value: value.to_owned(),
-            about: about.to_owned(),
-        });
+        self.own.push(Own { name: name.to_owned(), value: value.to_owned(), about: about.to_owned() });
         self
     }
 
@@ -83,11 +75,7 @@ impl Program {
         let defaults = RuntimeOptions::default();
         for (name, what, default) in [
             (ASYNC, "threads that poll asynchronous calls", defaults.async_threads),
-            (
-                BLOCKING,
-                "threads, at most, for blocking calls",
-                defaults.blocking_threads,
-            ),
+            (BLOCKING, "threads, at most, for blocking calls", defaults.blocking_threads),
         ] {
             assert!(!names.contains(&name), "the option --{name} is the runtime's");
             options.optopt("", name, &format!("{what} (default {default})"), "NUM");
@@ -104,10 +92,7 @@ impl Program {
         &self,
         args: impl IntoIterator<Item = S>,
     ) -> Result<Option<Arguments>, Failure> {
-        let matches = self
-            .options()
-            .parse(args)
-            .map_err(|error| usage_failure(&self.name, &error))?;
+        let matches = self.options().parse(args).map_err(|error| usage_failure(&self.name, &error))?;
         if matches.opt_present("help") {
             print!("{}", self.help());
             return Ok(None);
@@ -124,11 +109,7 @@ impl Program {
 
     /// The text of `--help`.
     pub fn help(&self) -> String {
-        let about = if self.about.is_empty() {
-            String::new()
-        } else {
-            format!("{}\n\n", self.about)
-        };
+        let about = if self.about.is_empty() { String::new() } else { format!("{}\n\n", self.about) };
         self.options().usage(&format!("{about}Usage: {} [options]", self.name))
     }
 
@@ -169,10 +150,7 @@ impl Arguments {
     pub fn parsed<V: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<V>, Failure> {
         self.matches
             .opt_str(name)
-            .map(|text| {
-                text.parse()
-                    .map_err(|error| Failure::usage(format!("--{name} {text}: {error}")))
-            })
+            .map(|text| text.parse().map_err(|error| Failure::usage(format!("--{name} {text}: {error}"))))
             .transpose()
     }
 
@@ -213,7 +191,5 @@ impl Arguments {
 
 /// The last part of a path, as programs are named.
 pub(super) fn file_name(path: &str) -> String {
-    Path::new(path)
-        .file_stem()
-        .map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned())
+    Path::new(path).file_stem().map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned())
 }

@@ -48,13 +48,7 @@ pub(crate) struct SlotColumn<V> {
 
 impl<V: Serialize + 'static> SlotColumn<V> {
     pub(crate) fn new(name: &str, sensory: bool) -> Self {
-        SlotColumn {
-            name: name.into(),
-            sensory,
-            values: Vec::new(),
-            log: Vec::new(),
-            stale: Vec::new(),
-        }
+        SlotColumn { name: name.into(), sensory, values: Vec::new(), log: Vec::new(), stale: Vec::new() }
     }
 
     #[inline]

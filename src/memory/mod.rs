@@ -135,11 +135,7 @@ impl Memory {
     pub(crate) fn take_log(&mut self, undo: &mut Vec<Entry>) {
         let from = undo.len();
         while let Some(column) = self.pop() {
-            undo.push(Entry {
-                column,
-                value: self.columns[column as usize].take_log(),
-                restore: true,
-            });
+            undo.push(Entry { column, value: self.columns[column as usize].take_log(), restore: true });
         }
         undo[from..].reverse();
     }

@@ -85,12 +85,7 @@ pub(crate) struct PathColumn {
 
 impl PathColumn {
     pub(crate) fn new(sensory: bool) -> Self {
-        PathColumn {
-            sensory,
-            trees: HashMap::default(),
-            log: Vec::new(),
-            stale: HashMap::default(),
-        }
+        PathColumn { sensory, trees: HashMap::default(), log: Vec::new(), stale: HashMap::default() }
     }
 
     pub(crate) fn get<V: Remembered>(&self, key: KeyId, path: &str) -> Result<Option<V>, PathError> {
@@ -99,11 +94,9 @@ impl PathColumn {
         };
         match (&**value as &dyn Any).downcast_ref::<V>() {
             Some(value) => Ok(Some(value.clone())),
-            None => Err(PathError::OtherType {
-                path: path.into(),
-                holds: (**value).type_name(),
-                asked: type_name::<V>(),
-            }),
+            None => {
+                Err(PathError::OtherType { path: path.into(), holds: (**value).type_name(), asked: type_name::<V>() })
+            }
         }
     }
 
@@ -116,17 +109,11 @@ impl PathColumn {
             return Ok(());
         };
         if let Some(child) = below(tree, path).next() {
-            return Err(PathError::IsObject {
-                path: path.into(),
-                child: child.to_string(),
-            });
+            return Err(PathError::IsObject { path: path.into(), child: child.to_string() });
         }
         for (dot, _) in path.match_indices('.') {
             if tree.contains_key(&path[..dot]) {
-                return Err(PathError::BelowValue {
-                    path: path.into(),
-                    parent: path[..dot].into(),
-                });
+                return Err(PathError::BelowValue { path: path.into(), parent: path[..dot].into() });
             }
         }
         Ok(())
@@ -171,17 +158,13 @@ impl PathColumn {
         let Some(tree) = self.trees.get(&key) else {
             return Vec::new();
         };
-        let above = path
-            .match_indices('.')
-            .filter_map(|(dot, _)| tree.get_key_value(&path[..dot]));
+        let above = path.match_indices('.').filter_map(|(dot, _)| tree.get_key_value(&path[..dot]));
         above.map(|(path, _)| path).chain(below(tree, path)).cloned().collect()
     }
 
     /// Every path that holds a value, in order.
     pub(crate) fn all(&self, key: KeyId) -> Vec<Rc<str>> {
-        self.trees
-            .get(&key)
-            .map_or_else(Vec::new, |tree| tree.keys().cloned().collect())
+        self.trees.get(&key).map_or_else(Vec::new, |tree| tree.keys().cloned().collect())
     }
 
     /// Takes away the value at one path.
@@ -202,11 +185,7 @@ impl PathColumn {
 }
 
 fn below<'a>(tree: &'a Tree, path: &str) -> impl Iterator<Item = &'a Rc<str>> {
-    let prefix = if path.is_empty() {
-        String::new()
-    } else {
-        format!("{path}.")
-    };
+    let prefix = if path.is_empty() { String::new() } else { format!("{path}.") };
     let from: Rc<str> = prefix.as_str().into();
     tree.range((Bound::Included(from), Bound::Unbounded))
         .map(|(path, _)| path)

@@ -23,11 +23,7 @@ pub struct Slot<V> {
 
 impl<V> Slot<V> {
     pub(crate) fn new(column: u32, agent: u32) -> Self {
-        Slot {
-            column,
-            agent,
-            value: PhantomData,
-        }
+        Slot { column, agent, value: PhantomData }
     }
 }
 

@@ -143,15 +143,11 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     /// When the epoch of `time` has closed, or the input has ended.
     pub fn push_at(&mut self, time: T, input: I) {
         let open = self.input.as_ref().is_some_and(|least| least.less_equal(&time));
-        assert!(
-            open,
-            "an input comes at a time that is open at the input, not at {time:?}"
-        );
+        assert!(open, "an input comes at a time that is open at the input, not at {time:?}");
         let key = (self.key_of)(&input);
         self.driver.tick(self.now.get());
         // Without fuel it is taken in, and waits for a step.
-        self.driver
-            .input(&Paired, &time, &mut vec![(key, input)], &mut 0, &mut self.rim);
+        self.driver.input(&Paired, &time, &mut vec![(key, input)], &mut 0, &mut self.rim);
     }
 
     /// Closes all epochs before `epoch` at the input.
@@ -177,8 +173,7 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     /// Runs one task, or what else is due; false when there was nothing to do.
     pub fn step(&mut self) -> bool {
         self.driver.tick(self.now.get());
-        self.queue
-            .drain(|completion| self.driver.complete(completion, &mut self.rim));
+        self.queue.drain(|completion| self.driver.complete(completion, &mut self.rim));
         let due = self.driver.next_deadline().is_some_and(|at| at <= self.now.get());
         let found = due || self.driver.has_work();
         self.driver.work(&mut 1, &mut self.rim);
@@ -217,10 +212,7 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
         let started = self.rim.started.iter().enumerate();
         started
             .filter(|(_, started)| self.driver.awaits(started.call))
-            .map(|(id, started)| PendingCall {
-                id: CallId(id),
-                name: started.name.to_string(),
-            })
+            .map(|(id, started)| PendingCall { id: CallId(id), name: started.name.to_string() })
             .collect()
     }
 
@@ -265,8 +257,7 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
         let call = self.rim.started[id.0].call;
         self.queue.push(Completion::Call { call, result });
         self.driver.tick(self.now.get());
-        self.queue
-            .drain(|completion| self.driver.complete(completion, &mut self.rim));
+        self.queue.drain(|completion| self.driver.complete(completion, &mut self.rim));
     }
 
     /// What came out since last asked, in order: time, key and value.
@@ -279,10 +270,7 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     /// # Panics
     /// When the side output is another agent's.
     pub fn sides<V: Clone + 'static>(&mut self, tag: Tag<V>) -> Vec<(T, V)> {
-        assert_eq!(
-            tag.agent, self.agent,
-            "a side output belongs to the agent that declared it"
-        );
+        assert_eq!(tag.agent, self.agent, "a side output belongs to the agent that declared it");
         self.take_tagged(|item| match item {
             Tagged::Side { tag: index, value } if *index == tag.index => {
                 { value.downcast_ref::<V>().expect("a value of its side output").clone() }.into()
@@ -419,9 +407,6 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
 
 impl<K: Key, I: Input, O: 'static, T: EpochTime> Debug for Harness<K, I, O, T> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Harness")
-            .field("input", &self.input)
-            .field("load", &self.load())
-            .finish_non_exhaustive()
+        f.debug_struct("Harness").field("input", &self.input).field("load", &self.load()).finish_non_exhaustive()
     }
 }

@@ -53,12 +53,7 @@ pub(super) struct Rim<T, K, O> {
 
 impl<T, K, O> Default for Rim<T, K, O> {
     fn default() -> Self {
-        Rim {
-            outputs: Vec::new(),
-            tagged: Vec::new(),
-            facts: Vec::new(),
-            started: Vec::new(),
-        }
+        Rim { outputs: Vec::new(), tagged: Vec::new(), facts: Vec::new(), started: Vec::new() }
     }
 }
 

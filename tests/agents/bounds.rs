@@ -13,10 +13,7 @@ fn limits_of_one_make_progress() {
     agent.limits(Limits::tight());
     let sum = agent.memory::<i64>("sum");
     agent.on_input_async("ask", async move |(_, value), ctx| {
-        let both = futures::future::join(
-            ctx.durable("a", *value, async |v| v),
-            ctx.durable("b", *value, async |v| v),
-        );
+        let both = futures::future::join(ctx.durable("a", *value, async |v| v), ctx.durable("b", *value, async |v| v));
         let (a, b) = both.await;
         ctx.update(sum, |sum| *sum += value);
         ctx.send(Ping(a? + b?));
@@ -62,10 +59,7 @@ fn limits_of_one_make_progress() {
 #[test]
 fn load_counts_runs_waiting_inputs_and_those_ahead() {
     let mut agent = Agent::<Pair, i64>::new("a");
-    agent.limits(Limits {
-        runs_in_flight: 2,
-        ..Limits::default()
-    });
+    agent.limits(Limits { runs_in_flight: 2, ..Limits::default() });
     agent.on_input_async("sleep", async |_, ctx| {
         ctx.sleep(Duration::from_secs(1)).await;
         Ok(())
@@ -84,19 +78,13 @@ fn load_counts_runs_waiting_inputs_and_those_ahead() {
     test.pass(Duration::from_secs(1));
     assert!(test.is_closed());
     let load = test.load();
-    assert_eq!(
-        (load.runs, load.waiting_bytes, load.ahead_bytes, load.open_times),
-        (0, 0, 0, 0)
-    );
+    assert_eq!((load.runs, load.waiting_bytes, load.ahead_bytes, load.open_times), (0, 0, 0, 0));
 }
 
 #[test]
 fn action_that_triggers_itself_for_ever_meets_the_timeout_of_its_run() {
     let mut agent = Agent::<Pair, i64>::new("a");
-    agent.limits(Limits {
-        fuel: 10,
-        ..Limits::default()
-    });
+    agent.limits(Limits { fuel: 10, ..Limits::default() });
     agent.run_timeout(Duration::from_secs(1), Exhausted::DeadLetter);
     agent.on_input("in", |(_, value), ctx| {
         if *value == 0 {

@@ -47,38 +47,17 @@ fn names_are_given_once_and_not_empty() {
     agent.on_input("", |_, _| Ok(()));
     agent.sensory::<u8>(" ");
     let twice = |what| match what {
-        "action" => BuildError::DuplicateName {
-            what,
-            name: "twice".into(),
-        },
-        "memory slot" => BuildError::DuplicateName {
-            what,
-            name: "slot".into(),
-        },
-        "side output" => BuildError::DuplicateName {
-            what,
-            name: "side".into(),
-        },
-        other => BuildError::DuplicateName {
-            what: other,
-            name: other.into(),
-        },
+        "action" => BuildError::DuplicateName { what, name: "twice".into() },
+        "memory slot" => BuildError::DuplicateName { what, name: "slot".into() },
+        "side output" => BuildError::DuplicateName { what, name: "side".into() },
+        other => BuildError::DuplicateName { what: other, name: other.into() },
     };
     let expected = [
-        BuildError::EmptyName {
-            what: "agent",
-            number: 1,
-        },
+        BuildError::EmptyName { what: "agent", number: 1 },
         twice("action"),
-        BuildError::EmptyName {
-            what: "action",
-            number: 3,
-        },
+        BuildError::EmptyName { what: "action", number: 3 },
         twice("memory slot"),
-        BuildError::EmptyName {
-            what: "memory slot",
-            number: 3,
-        },
+        BuildError::EmptyName { what: "memory slot", number: 3 },
         twice("side output"),
         twice("counter"),
         twice("resource"),
@@ -99,14 +78,8 @@ fn event_names_belong_to_one_type_and_reserved_ones_to_none() {
             first: std::any::type_name::<Ping>(),
             second: std::any::type_name::<Impostor>(),
         },
-        BuildError::ReservedName {
-            name: "output".into(),
-            type_name: std::any::type_name::<Reserved>(),
-        },
-        BuildError::EmptyName {
-            what: "event",
-            number: 4,
-        },
+        BuildError::ReservedName { name: "output".into(), type_name: std::any::type_name::<Reserved>() },
+        BuildError::EmptyName { what: "event", number: 4 },
     ];
     assert_eq!(errors(agent), expected);
 }
@@ -117,34 +90,16 @@ fn actions_need_triggers_resources_attempts_and_configs() {
     agent.on_any("never", &[], |_, _| Ok(()));
     agent.on_dynamic("blank", " ", |_, _| Ok(()));
     agent.on_any("outputs", &["output"], |_, _| Ok(()));
-    agent
-        .on_input("uses", |_, _| Ok(()))
-        .uses("model")
-        .on_failure(Retry::new(0));
-    agent
-        .on_input("config", |_, _| Ok(()))
-        .config(BTreeMap::from([((1, 2), 3)]));
+    agent.on_input("uses", |_, _| Ok(())).uses("model").on_failure(Retry::new(0));
+    agent.on_input("config", |_, _| Ok(())).config(BTreeMap::from([((1, 2), 3)]));
     let action = |name: &str| name.to_string();
     let expected = [
-        BuildError::NoTrigger {
-            action: action("never"),
-        },
-        BuildError::NoTrigger {
-            action: action("blank"),
-        },
-        BuildError::OutputTrigger {
-            action: action("outputs"),
-            event: "output".into(),
-        },
-        BuildError::UnknownResource {
-            action: action("uses"),
-            resource: "model".into(),
-        },
+        BuildError::NoTrigger { action: action("never") },
+        BuildError::NoTrigger { action: action("blank") },
+        BuildError::OutputTrigger { action: action("outputs"), event: "output".into() },
+        BuildError::UnknownResource { action: action("uses"), resource: "model".into() },
         BuildError::NoAttempts { action: action("uses") },
-        BuildError::Config {
-            action: action("config"),
-            error: "key must be a string".into(),
-        },
+        BuildError::Config { action: action("config"), error: "key must be a string".into() },
     ];
     assert_eq!(errors(agent), expected);
 }
@@ -152,24 +107,11 @@ fn actions_need_triggers_resources_attempts_and_configs() {
 #[test]
 fn limits_of_zero_and_unbounded_waits_are_refused() {
     let mut agent = Agent::<Pair, i64>::new("a");
-    agent.limits(Limits {
-        runs_in_flight: 0,
-        inbox_bytes: 0,
-        open_epochs: 0,
-        concurrent_calls: 0,
-        fuel: 0,
-    });
+    agent.limits(Limits { runs_in_flight: 0, inbox_bytes: 0, open_epochs: 0, concurrent_calls: 0, fuel: 0 });
     agent.call_timeout(Duration::ZERO);
     agent.run_timeout(Duration::ZERO, Exhausted::Fail);
-    let limits = [
-        "runs_in_flight",
-        "inbox_bytes",
-        "open_epochs",
-        "concurrent_calls",
-        "fuel",
-        "call_timeout",
-        "run_timeout",
-    ];
+    let limits =
+        ["runs_in_flight", "inbox_bytes", "open_epochs", "concurrent_calls", "fuel", "call_timeout", "run_timeout"];
     let expected = limits.map(|limit| BuildError::BadLimit { limit: limit.into() });
     assert_eq!(errors(agent), expected);
 
@@ -183,10 +125,7 @@ fn all_errors_are_told_at_once_with_what_and_where() {
     let mut agent = Agent::<Pair, i64>::new("sick");
     agent.on_any("never", &[], |_, _| Ok(()));
     agent.on_input("uses", |_, _| Ok(())).uses("model");
-    agent.limits(Limits {
-        fuel: 0,
-        ..Limits::default()
-    });
+    agent.limits(Limits { fuel: 0, ..Limits::default() });
     assert_eq!(
         agent.build().unwrap_err().to_string(),
         "agent \"sick\" cannot be built: action \"never\" has no trigger: name at least one event; \

@@ -17,11 +17,7 @@ fn join_of_two_durable_calls_waits_for_both_in_any_order() {
     agent.on_input_async("both", async |(_, value), ctx| {
         let left = ctx.durable("left", *value, async |v| v);
         let right = ctx.durable("right", *value, async |v| v * 10);
-        assert_eq!(
-            (left.position(), right.position()),
-            (0, 1),
-            "taken when the call is made"
-        );
+        assert_eq!((left.position(), right.position()), (0, 1), "taken when the call is made");
         let (right, left) = join(right, left).await;
         ctx.output(left? + right?);
         Ok(())
@@ -70,17 +66,11 @@ fn select_takes_the_first_and_gives_the_other_up() {
     });
     let mut test = start(agent);
     feed(&mut test, &[(1, 0), (2, 0)]);
-    let [first, second] = &test.calls()[..] else {
-        panic!("two calls run")
-    };
+    let [first, second] = &test.calls()[..] else { panic!("two calls run") };
     let (first, second) = (first.id, second.id);
     test.complete(first);
     test.run();
-    assert_eq!(
-        test.outputs(),
-        [] as [(u64, u64, String); 0],
-        "the step goes on after the race"
-    );
+    assert_eq!(test.outputs(), [] as [(u64, u64, String); 0], "the step goes on after the race");
     test.pass(Duration::from_secs(5));
     assert_eq!(names(&test), [] as [&str; 0], "the other call is abandoned");
     test.complete(second);
@@ -128,11 +118,7 @@ fn task_that_wakes_itself_goes_on() {
         std::future::poll_fn(|cx| {
             polls += 1;
             cx.waker().wake_by_ref();
-            if polls < 4 {
-                std::task::Poll::Pending
-            } else {
-                std::task::Poll::Ready(())
-            }
+            if polls < 4 { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
         })
         .await;
         ctx.output(polls);
@@ -149,17 +135,10 @@ fn calls_of_all_forms_give_their_results() {
     let mut agent = Agent::<Pair, String>::new("a");
     agent.on_input_async("ask", async |(_, value), ctx| {
         let v = *value;
-        let durable = ctx
-            .durable("durable", v, async |v| Ok::<_, String>(v + 1))
-            .await?
-            .map_err(Error::new)?;
-        let blocking = ctx
-            .durable_blocking("blocking", v, |v| Err::<i64, String>(format!("no {v}")))
-            .await?;
+        let durable = ctx.durable("durable", v, async |v| Ok::<_, String>(v + 1)).await?.map_err(Error::new)?;
+        let blocking = ctx.durable_blocking("blocking", v, |v| Err::<i64, String>(format!("no {v}"))).await?;
         // No encoding: the result need not have one.
-        let plain = ctx
-            .call("plain", move || async move { std::thread::current().id() })
-            .await?;
+        let plain = ctx.call("plain", move || async move { std::thread::current().id() }).await?;
         let here = ctx.call_blocking("plain blocking", move || Arc::new(v)).await?;
         assert_eq!(plain, std::thread::current().id(), "`complete` runs it on this thread");
         ctx.output(format!("{durable} {blocking:?} {here}"));
@@ -181,11 +160,7 @@ fn call_that_takes_too_long_fails_with_a_timeout() {
     let mut agent = Agent::<Pair, String>::new("a");
     agent.on_input_async("ask", async |(key, _), ctx| {
         let call = ctx.durable("advisor", (), async |()| 7i64);
-        let call = if *key == 1 {
-            call
-        } else {
-            call.timeout(Duration::from_secs(2))
-        };
+        let call = if *key == 1 { call } else { call.timeout(Duration::from_secs(2)) };
         match call.await {
             Err(error) if error.failure == CallFailure::Timeout(Duration::from_secs(2)) => ctx.output("2 s".into()),
             Err(error) => ctx.output(error.to_string()),
@@ -201,11 +176,7 @@ fn call_that_takes_too_long_fails_with_a_timeout() {
     test.pass(Duration::from_secs(297));
     assert!(values(&mut test).is_empty());
     test.pass(Duration::from_secs(1));
-    assert_eq!(
-        values(&mut test),
-        ["call \"advisor\": no result within 300s"],
-        "five minutes unless told otherwise"
-    );
+    assert_eq!(values(&mut test), ["call \"advisor\": no result within 300s"], "five minutes unless told otherwise");
     finish(&mut test);
 }
 
@@ -253,10 +224,7 @@ fn completion_of_an_abandoned_call_is_refused_and_counted() {
 #[test]
 fn calls_beyond_the_limit_wait_their_turn() {
     let mut agent = Agent::<Pair, i64>::new("a");
-    agent.limits(Limits {
-        concurrent_calls: 2,
-        ..Limits::default()
-    });
+    agent.limits(Limits { concurrent_calls: 2, ..Limits::default() });
     agent.on_input_async("ask", async |(_, value), ctx| {
         let calls = (0..*value).map(|n| ctx.durable(format!("{n}"), n, async |n| n));
         let results = join_all(calls).await;

@@ -34,12 +34,7 @@ fn events_sent_before_an_await_leave_with_their_own_task() {
         test.complete_with(id, &());
         test.run();
     }
-    let expected = [
-        (1, 2, "slow 20"),
-        (1, 2, "20 of key 2 at 1"),
-        (0, 1, "slow 10"),
-        (0, 1, "10 of key 1 at 0"),
-    ];
+    let expected = [(1, 2, "slow 20"), (1, 2, "20 of key 2 at 1"), (0, 1, "slow 10"), (0, 1, "10 of key 1 at 0")];
     assert_eq!(test.outputs(), expected.map(|(t, k, s)| (t, k, s.to_string())));
 }
 
@@ -139,10 +134,7 @@ fn keys_that_print_alike_are_different_keys() {
         test.push(0, key.clone());
     }
     test.run();
-    assert!(
-        test.outputs().iter().all(|(_, _, n)| *n == 1),
-        "each is a key of its own"
-    );
+    assert!(test.outputs().iter().all(|(_, _, n)| *n == 1), "each is a key of its own");
     // With as many groups as can be, different keys land in different groups: the hash sees type and length.
     let groups = KeyGroups::new(65_536).unwrap();
     let placed: std::collections::BTreeSet<u32> = keys.iter().map(|key| groups.of(key)).collect();
@@ -171,9 +163,7 @@ fn call_may_return_nothing() {
     agent.on_input_async("ask", async |_, ctx| {
         let unit = ctx.durable("unit", (), async |()| ()).await?;
         let none = ctx.durable("none", (), async |()| None::<String>).await?;
-        let error = ctx
-            .durable("error", (), async |()| Err::<(), _>("no".to_string()))
-            .await?;
+        let error = ctx.durable("error", (), async |()| Err::<(), _>("no".to_string())).await?;
         let nested = ctx.durable("nested", (), async |()| Some(None::<u8>)).await?;
         ctx.output(format!("{unit:?} {none:?} {error:?} {nested:?}"));
         Ok(())
@@ -214,11 +204,7 @@ fn events_sent_before_an_await_leave_once() {
     test.complete_with(wait, &());
     test.run();
     assert_eq!(values(&mut test), [7]);
-    let pings = test
-        .events()
-        .into_iter()
-        .filter(|event| event.name == Ping::NAME)
-        .count();
+    let pings = test.events().into_iter().filter(|event| event.name == Ping::NAME).count();
     assert_eq!(pings, 1);
     finish(&mut test);
 }
@@ -305,10 +291,7 @@ fn observing_events_changes_nothing() {
         }
         feed(&mut test, &[(1, 7)]);
         let odd = test.events().into_iter().find(|event| event.name == "odd");
-        assert_eq!(
-            odd.map(|event| event.attributes),
-            observe.then_some(serde_json::Value::Null)
-        );
+        assert_eq!(odd.map(|event| event.attributes), observe.then_some(serde_json::Value::Null));
         finish(&mut test);
         values(&mut test)
     };

@@ -46,11 +46,7 @@ fn drawn_in_order(first_out: bool) -> Vec<Drawn> {
     }
     test.end();
     test.run();
-    while let Some(next) = if first_out {
-        test.calls().first().cloned()
-    } else {
-        test.calls().last().cloned()
-    } {
+    while let Some(next) = if first_out { test.calls().first().cloned() } else { test.calls().last().cloned() } {
         test.complete(next.id);
         test.pass(Duration::from_secs(1));
     }
@@ -99,10 +95,7 @@ fn drawn_by(workers: usize) -> Vec<Drawn> {
         captured
     })
     .unwrap();
-    let streams = guards
-        .join()
-        .into_iter()
-        .flat_map(|captured| captured.unwrap().extract());
+    let streams = guards.join().into_iter().flat_map(|captured| captured.unwrap().extract());
     let mut drawn: Vec<Drawn> = streams.flat_map(|(_, batch)| batch).collect();
     drawn.sort();
     drawn
@@ -133,11 +126,7 @@ fn identity_of_an_input_is_that_of_its_run() {
         drawn.sort_unstable();
         drawn
     };
-    assert_eq!(
-        run(&[1, 2, 3]),
-        run(&[3, 1, 2]),
-        "the order of arrival is no part of it"
-    );
+    assert_eq!(run(&[1, 2, 3]), run(&[3, 1, 2]), "the order of arrival is no part of it");
 }
 
 #[test]

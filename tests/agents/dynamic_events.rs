@@ -58,10 +58,7 @@ fn dynamic_events_of_names_nobody_declared_trigger_by_name() {
     let ask = call(&test, "ask");
     test.complete_with(ask, &());
     test.run();
-    assert_eq!(
-        values(&mut test),
-        ["order.placed {\"id\":7,\"lines\":[1,2]}", "pong 3", "7 None"]
-    );
+    assert_eq!(values(&mut test), ["order.placed {\"id\":7,\"lines\":[1,2]}", "pong 3", "7 None"]);
 }
 
 #[test]

@@ -52,9 +52,7 @@ fn end_of_input_waits_for_all_runs() {
     outputs.sort();
     assert_eq!(
         outputs,
-        [
-            "1 10", "1 11", "2 20", "3 30", "4 40", "ping 10", "ping 11", "ping 20", "ping 30", "ping 40", "told"
-        ]
+        ["1 10", "1 11", "2 20", "3 30", "4 40", "ping 10", "ping 11", "ping 20", "ping 30", "ping 40", "told"]
     );
 }
 

@@ -18,11 +18,7 @@ fn picky(policy: impl Into<Policy>) -> Agent<Pair, i64> {
     agent
         .on_input("pick", |(_, value), ctx| {
             ctx.output(*value);
-            if *value < 0 {
-                Err(Error::new(format!("no {value}")))
-            } else {
-                Ok(())
-            }
+            if *value < 0 { Err(Error::new(format!("no {value}"))) } else { Ok(()) }
         })
         .on_failure(policy);
     agent
@@ -39,11 +35,7 @@ fn failed_action_stops_the_job_by_default() {
     test.push(1, (1, 3));
     test.run();
     let failure = test.failure().unwrap().clone();
-    assert_eq!(
-        failure.to_string(),
-        "agent picky, action pick, key 7, epoch 1: no -1",
-        "who, on what, when, why"
-    );
+    assert_eq!(failure.to_string(), "agent picky, action pick, key 7, epoch 1: no -1", "who, on what, when, why");
     assert_eq!(values(&mut test), [1], "nothing runs after it");
     test.end();
     test.run();
@@ -58,10 +50,7 @@ fn panic_is_the_failure_of_its_action_and_says_where() {
     let mut test = start(agent);
     feed(&mut test, &[(1, 3)]);
     let message = &test.failure().unwrap().message;
-    assert!(
-        message.starts_with("panicked at ") && message.ends_with(": no 3"),
-        "{message}"
-    );
+    assert!(message.starts_with("panicked at ") && message.ends_with(": no 3"), "{message}");
     assert!(message.contains("failure.rs:"), "{message}");
 }
 
@@ -134,11 +123,7 @@ fn retried_action_runs_again_after_a_pause_that_delays_no_other_key() {
     agent
         .on_input("flaky", |(key, _), ctx| {
             ctx.output((*key, ctx.attempt()));
-            if *key == 1 && ctx.attempt() < 3 {
-                Err(Error::new("flaky"))
-            } else {
-                Ok(())
-            }
+            if *key == 1 && ctx.attempt() < 3 { Err(Error::new("flaky")) } else { Ok(()) }
         })
         .on_failure(Retry::new(3).backoff(Duration::from_secs(1)));
     let plan = agent.build().unwrap();
@@ -152,11 +137,7 @@ fn retried_action_runs_again_after_a_pause_that_delays_no_other_key() {
     test.pass(Duration::from_millis(999));
     assert!(values(&mut test).is_empty());
     test.pass(Duration::from_millis(1));
-    assert_eq!(
-        values(&mut test),
-        [],
-        "the second attempt fails, the third comes after twice the pause"
-    );
+    assert_eq!(values(&mut test), [], "the second attempt fails, the third comes after twice the pause");
     test.pass(Duration::from_millis(1999));
     assert!(values(&mut test).is_empty());
     test.pass(Duration::from_millis(1));
@@ -252,15 +233,9 @@ fn dead_letter_tells_the_input_the_error_and_what_was_sent() {
     assert_eq!(letters.len(), 2);
     let letter = &letters[0];
     assert_eq!((letter.key.as_str(), letter.epoch, letter.sequence), ("5", 3, 1));
-    assert_eq!(
-        (letter.action.as_str(), letter.attempts, letter.error.as_str()),
-        ("fails", 1, "broken")
-    );
+    assert_eq!((letter.action.as_str(), letter.attempts, letter.error.as_str()), ("fails", 1, "broken"));
     assert_eq!(letter.input, Some((5, 7)));
-    let sent = SentEvent {
-        name: "ping".into(),
-        attributes: json!(7),
-    };
+    let sent = SentEvent { name: "ping".into(), attributes: json!(7) };
     assert_eq!(letter.sent, [sent], "of finished steps only");
     assert_eq!(values(&mut test), [1, 1], "what has left the operator stays out");
     finish(&mut test);
@@ -303,19 +278,12 @@ fn dead_letter_drops_the_writes_of_its_run_but_those_that_were_flushed() {
         .on_failure(Policy::DeadLetter);
     let mut test = start(agent);
     feed(&mut test, &[(1, 0), (1, 1)]);
-    assert_eq!(
-        test.memory(&1, finished),
-        Some(2),
-        "the other actions see it until the run is buried"
-    );
+    assert_eq!(test.memory(&1, finished), Some(2), "the other actions see it until the run is buried");
     let ask = call(&test, "ask");
     let never = call(&test, "never");
     test.fail(ask, CallFailure::Aborted);
     test.run();
-    assert_eq!(
-        slots.map(|slot| test.memory(&1, slot)),
-        [Some(1), Some(1), Some(2), Some(1), Some(1)]
-    );
+    assert_eq!(slots.map(|slot| test.memory(&1, slot)), [Some(1), Some(1), Some(2), Some(1), Some(1)]);
     assert_eq!(test.memory(&1, before), Some(1));
     assert_eq!(test.paths(&1), ["p.flushed", "p.kept"]);
     assert_eq!(test.dead_letters().len(), 1);
@@ -329,10 +297,7 @@ fn dead_letter_drops_the_writes_of_its_run_but_those_that_were_flushed() {
 fn dead_letter_ends_the_run_and_the_next_input_starts() {
     let mut agent = Agent::<Pair, i64>::new("a");
     agent
-        .on_input(
-            "first",
-            |(_, value), _| if *value < 0 { Err(Error::new("no")) } else { Ok(()) },
-        )
+        .on_input("first", |(_, value), _| if *value < 0 { Err(Error::new("no")) } else { Ok(()) })
         .on_failure(Policy::DeadLetter);
     agent.on_input("second", |(_, value), ctx| {
         ctx.output(*value);
@@ -377,8 +342,7 @@ fn failed_call_is_an_error_at_its_await() {
 fn unhandled_failure_of_a_call_is_the_actions_own() {
     let mut agent = Agent::<Pair, String>::new("a");
     agent.on_input_async("ask", async |_, ctx| {
-        ctx.durable("advisor", (), async |()| -> u8 { panic!("on purpose") })
-            .await?;
+        ctx.durable("advisor", (), async |()| -> u8 { panic!("on purpose") }).await?;
         Ok(())
     });
     let mut test = start(agent);
@@ -387,20 +351,15 @@ fn unhandled_failure_of_a_call_is_the_actions_own() {
     test.complete(ask);
     test.run();
     let message = &test.failure().unwrap().message;
-    assert!(
-        message.starts_with("call \"advisor\": panicked: panicked at "),
-        "{message}"
-    );
+    assert!(message.starts_with("call \"advisor\": panicked: panicked at "), "{message}");
     assert!(message.ends_with(": on purpose"), "{message}");
 }
 
 #[test]
 fn run_that_takes_too_long_ends_as_its_timeout_says() {
-    for (then, dead, failed) in [
-        (Exhausted::DeadLetter, 1, false),
-        (Exhausted::Ignore, 0, false),
-        (Exhausted::Fail, 0, true),
-    ] {
+    for (then, dead, failed) in
+        [(Exhausted::DeadLetter, 1, false), (Exhausted::Ignore, 0, false), (Exhausted::Fail, 0, true)]
+    {
         let mut agent = Agent::<Pair, i64>::new("a");
         let slot = agent.memory::<i64>("slot");
         agent.run_timeout(Duration::from_secs(10), then);

@@ -135,9 +135,7 @@ fn outputs_precede_the_close_of_their_time() {
             let (input, stream) = scope.new_input::<Pair>();
             let output = stream.agent(|pair| &pair.0, &plan);
             let told = Rc::clone(&told);
-            let (probe, _) = output
-                .inspect_time(move |t, v| told.borrow_mut().push((*t, *v)))
-                .probe();
+            let (probe, _) = output.inspect_time(move |t, v| told.borrow_mut().push((*t, *v))).probe();
             (input, probe)
         });
         for epoch in 0..4u64 {
@@ -173,12 +171,9 @@ fn frontier_of_stamps_is_an_antichain_of_epochs_and_event_times() {
     test.run();
     let at = |pairs: &[(u64, u64)]| -> Vec<Stamp> { pairs.iter().map(|(e, v)| Stamp::new(*e, *v)).collect() };
     assert_eq!(test.frontier(), at(&[(0, 5), (1, 4), (3, 0)]));
-    for (value, left) in [
-        ("2", &[(0, 7), (1, 4), (3, 0)][..]),
-        ("3", &[(0, 7), (3, 0)]),
-        ("1", &[(1, 9), (3, 0)]),
-        ("4", &[(3, 0)]),
-    ] {
+    for (value, left) in
+        [("2", &[(0, 7), (1, 4), (3, 0)][..]), ("3", &[(0, 7), (3, 0)]), ("1", &[(1, 9), (3, 0)]), ("4", &[(3, 0)])]
+    {
         let id = test.calls().into_iter().find(|call| call.name == value).unwrap().id;
         test.complete_with(id, &());
         test.run();
@@ -229,10 +224,7 @@ fn agent_runs_over_stamps_in_a_dataflow() {
         (Stamp::new(2, 5), (2, 5, -1)),
         (Stamp::new(2, 5), (2, 5, 5)),
     ];
-    assert_eq!(
-        outputs, expected,
-        "a notification puts out at its asker's event time"
-    );
+    assert_eq!(outputs, expected, "a notification puts out at its asker's event time");
 }
 
 /// A timestamp of the user's own: whole decades, whose epochs are years.
@@ -311,11 +303,7 @@ fn agent_runs_over_a_time_of_the_users_own() {
         captured
     });
     let outputs = captured.extract();
-    let expected = [
-        (Decade(0), vec![(0, 5)]),
-        (Decade(2), vec![(20, 6)]),
-        (Decade(3), vec![(30, -1)]),
-    ];
+    let expected = [(Decade(0), vec![(0, 5)]), (Decade(2), vec![(20, 6)]), (Decade(3), vec![(30, -1)])];
     assert_eq!(outputs, expected);
 }
 
@@ -342,11 +330,7 @@ fn agent_in_a_loop_holds_the_rounds_of_its_runs() {
                 })
                 .await?;
             ctx.update(rounds, |rounds| *rounds += 1);
-            ctx.output(if half > 0 {
-                (*key, half)
-            } else {
-                (*key, -ctx.get(rounds).unwrap_or(0))
-            });
+            ctx.output(if half > 0 { (*key, half) } else { (*key, -ctx.get(rounds).unwrap_or(0)) });
             Ok(())
         });
         let plan = agent.build().unwrap();

@@ -25,14 +25,7 @@ fn noting(notes: &Notes, open: impl Fn() -> Result<(), Error> + Send + Sync + 's
         let made = notes.clone();
         agent.resource(name, move || {
             made.add(format!("made {name}"));
-            Ok(NoteOnDrop(
-                made.clone(),
-                if name == "first" {
-                    "dropped first"
-                } else {
-                    "dropped second"
-                },
-            ))
+            Ok(NoteOnDrop(made.clone(), if name == "first" { "dropped first" } else { "dropped second" }))
         });
     }
     let notes = notes.clone();
@@ -65,16 +58,7 @@ fn life_of_an_agent_goes_in_order() {
         "resources are made once, when first asked for; the end of input waits for work"
     );
     test.pass(Duration::from_secs(1));
-    assert_eq!(
-        notes.take(),
-        [
-            "future dropped",
-            "drained 0/1",
-            "close 0/1",
-            "dropped second",
-            "dropped first"
-        ]
-    );
+    assert_eq!(notes.take(), ["future dropped", "drained 0/1", "close 0/1", "dropped second", "dropped first"]);
     drop(test);
     assert_eq!(notes.take(), [] as [&str; 0], "once");
 }
@@ -113,23 +97,14 @@ fn agent_that_is_dropped_on_its_way_is_closed() {
     test.run();
     notes.take();
     drop(test);
-    assert_eq!(
-        notes.take(),
-        ["future dropped", "close 0/1", "dropped second", "dropped first"]
-    );
+    assert_eq!(notes.take(), ["future dropped", "close 0/1", "dropped second", "dropped first"]);
 }
 
 #[test]
 fn agent_that_cannot_open_is_closed_and_says_why() {
     for panics in [false, true] {
         let notes = Notes::default();
-        let plan = noting(&notes, move || {
-            if panics {
-                panic!("no network")
-            } else {
-                Err(Error::new("no network"))
-            }
-        });
+        let plan = noting(&notes, move || if panics { panic!("no network") } else { Err(Error::new("no network")) });
         let failure = Harness::new(&plan, |pair: &Pair| pair.0).unwrap_err();
         assert_eq!((failure.agent.as_str(), failure.action.as_str()), ("noting", "open"));
         assert!(failure.message.ends_with("no network"), "{}", failure.message);
@@ -173,10 +148,7 @@ fn hooks_and_resources_are_each_workers_own() {
     assert_eq!((count("open"), count("drained"), count("close")), (3, 3, 3));
     assert_eq!((count("run"), count("made first"), count("dropped first")), (90, 3, 3));
     for worker in 0..3 {
-        let own: Vec<&str> = notes
-            .iter()
-            .filter_map(|note| note.strip_suffix(&format!(" {worker}/3")))
-            .collect();
+        let own: Vec<&str> = notes.iter().filter_map(|note| note.strip_suffix(&format!(" {worker}/3"))).collect();
         assert_eq!(own, ["open", "drained", "close"]);
     }
 }

@@ -60,10 +60,7 @@ fn paths_hold_any_type_and_list_themselves() {
     let mut agent = Agent::<Pair, String>::new("a");
     agent.on_input("use", |_, ctx| {
         let memory = ctx.memory();
-        let profile = Profile {
-            name: "x".into(),
-            tags: BTreeMap::from([("t".into(), 1)]),
-        };
+        let profile = Profile { name: "x".into(), tags: BTreeMap::from([("t".into(), 1)]) };
         memory.set("user.profile", profile.clone())?;
         memory.set("user.visits", 1u64)?;
         memory.update("user.visits", |n: &mut u64| *n += 1)?;
@@ -81,13 +78,7 @@ fn paths_hold_any_type_and_list_themselves() {
     feed(&mut test, &[(1, 0)]);
     assert_eq!(
         values(&mut test),
-        [
-            "user.profile user.visits",
-            "user.profile user.visits users",
-            "true false",
-            "removed 2",
-            "users"
-        ]
+        ["user.profile user.visits", "user.profile user.visits users", "true false", "removed 2", "users"]
     );
     assert_eq!(test.paths(&1), ["users"]);
     assert_eq!(test.memory_at::<bool>(&1, "users").unwrap(), Some(true));
@@ -108,21 +99,11 @@ fn path_is_a_value_or_a_parent_never_both() {
     let mut test = start(agent);
     feed(&mut test, &[(1, 0)]);
     let expected = [
-        PathError::IsObject {
-            path: "a".into(),
-            child: "a.b".into(),
-        },
-        PathError::BelowValue {
-            path: "a.b.c".into(),
-            parent: "a.b".into(),
-        },
+        PathError::IsObject { path: "a".into(), child: "a.b".into() },
+        PathError::BelowValue { path: "a.b.c".into(), parent: "a.b".into() },
         PathError::Empty("a..b".into()),
         PathError::Empty(String::new()),
-        PathError::OtherType {
-            path: "a.b".into(),
-            holds: "i64",
-            asked: "alloc::string::String",
-        },
+        PathError::OtherType { path: "a.b".into(), holds: "i64", asked: "alloc::string::String" },
     ];
     assert_eq!(values(&mut test), expected);
 }
@@ -132,11 +113,7 @@ fn end_of_run_clears_sensory_memory_and_starts_the_next_input() {
     let mut agent = Agent::<Pair, String>::new("a");
     let sensory = agent.sensory::<i64>("scratch");
     agent.on_input_async("in", async move |(_, value), ctx| {
-        ctx.output(format!(
-            "{value} finds {:?} {}",
-            ctx.get(sensory),
-            ctx.sensory().contains("p")
-        ));
+        ctx.output(format!("{value} finds {:?} {}", ctx.get(sensory), ctx.sensory().contains("p")));
         ctx.put(sensory, *value);
         ctx.sensory().set("p.q", *value)?;
         ctx.durable("wait", (), async |()| ()).await?;
@@ -144,11 +121,7 @@ fn end_of_run_clears_sensory_memory_and_starts_the_next_input() {
         Ok(())
     });
     agent.on::<Ping>("ping", move |_, ctx| {
-        ctx.output(format!(
-            "later {:?} {:?}",
-            ctx.get(sensory),
-            ctx.sensory().get::<i64>("p.q")?
-        ));
+        ctx.output(format!("later {:?} {:?}", ctx.get(sensory), ctx.sensory().get::<i64>("p.q")?));
         Ok(())
     });
     let mut test = start(agent);
@@ -160,12 +133,7 @@ fn end_of_run_clears_sensory_memory_and_starts_the_next_input() {
     }
     assert_eq!(
         values(&mut test),
-        [
-            "1 finds None false",
-            "later Some(1) Some(1)",
-            "2 finds None false",
-            "later Some(2) Some(2)"
-        ]
+        ["1 finds None false", "later Some(1) Some(1)", "2 finds None false", "later Some(2) Some(2)"]
     );
     assert_eq!(test.memory(&1, sensory), None);
 }
@@ -236,10 +204,7 @@ fn facts_tell_memory_as_of_the_close_of_each_epoch() {
     test.run();
     let facts = |facts: Vec<timely_agents_operators::fact::Fact<u64>>| -> Vec<(u64, What, Option<i64>)> {
         let value = |bytes: Vec<u8>| postcard::from_bytes(&bytes).unwrap();
-        facts
-            .into_iter()
-            .map(|f| (f.time, f.what, f.value.map(value)))
-            .collect()
+        facts.into_iter().map(|f| (f.time, f.what, f.value.map(value))).collect()
     };
     let path = || What::Path("last.value".into());
     let slot = || What::Slot("sum".into());

@@ -77,10 +77,7 @@ fn notification_follows_the_inputs_of_its_epoch_and_precedes_later_ones() {
         test.complete_with(id, &());
         test.run();
     }
-    assert_eq!(
-        values(&mut test),
-        ["input 1", "input 2", "end of 0", "input 3", "input 4", "end of 1"]
-    );
+    assert_eq!(values(&mut test), ["input 1", "input 2", "end of 0", "input 3", "input 4", "end of 1"]);
     finish(&mut test);
 }
 
@@ -128,10 +125,7 @@ fn end_of_input_closes_every_epoch_that_was_asked_for() {
     feed(&mut test, &[(1, 1000), (2, 7)]);
     values(&mut test);
     finish(&mut test);
-    assert_eq!(
-        test.outputs(),
-        [(7, 2, "end of 7".into()), (1000, 1, "end of 1000".into())]
-    );
+    assert_eq!(test.outputs(), [(7, 2, "end of 7".into()), (1000, 1, "end of 1000".into())]);
     assert_eq!(test.frontier(), [] as [u64; 0]);
 }
 
@@ -161,10 +155,7 @@ fn sequenced_inputs_come_before_the_notification_of_their_epoch() {
     }
     test.advance(2);
     test.run();
-    assert_eq!(
-        values(&mut test),
-        ["input at 0", "input at 1", "input at 1", "end of 1"]
-    );
+    assert_eq!(values(&mut test), ["input at 0", "input at 1", "input at 1", "end of 1"]);
     finish(&mut test);
     assert_eq!(values(&mut test), ["input at 2", "end of 2"]);
 }

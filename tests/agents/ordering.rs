@@ -93,11 +93,7 @@ fn inputs_ahead_of_the_frontier_wait_for_their_epoch() {
     test.push(2, (1, 100));
     test.push(0, (1, 1));
     test.run();
-    assert_eq!(
-        test.memory(&1, sum),
-        Some(1),
-        "memory holds inputs up to the current epoch, and no other"
-    );
+    assert_eq!(test.memory(&1, sum), Some(1), "memory holds inputs up to the current epoch, and no other");
     assert_eq!(test.mailbox(&1), (false, 1));
     test.advance(1);
     test.run();
@@ -126,11 +122,7 @@ fn sequenced_inputs_wait_for_the_close_of_their_epoch_and_start_sorted() {
     assert_eq!(test.mailbox(&1), (false, 6));
     test.advance(1);
     test.run();
-    assert_eq!(
-        values(&mut test),
-        [11, 12, 25, 30, 31],
-        "inputs that sort alike go by their bytes"
-    );
+    assert_eq!(values(&mut test), [11, 12, 25, 30, 31], "inputs that sort alike go by their bytes");
     test.advance(2);
     test.run();
     assert_eq!(test.outputs(), [(1, 1, 5)]);
@@ -157,10 +149,7 @@ fn events_of_a_run_are_handled_breadth_first() {
     });
     let mut test = start(agent);
     feed(&mut test, &[(1, 1)]);
-    assert_eq!(
-        values(&mut test),
-        ["in", "ping 1", "pong 1", "ping 2", "pong 10", "pong 20"]
-    );
+    assert_eq!(values(&mut test), ["in", "ping 1", "pong 1", "ping 2", "pong 10", "pong 20"]);
 }
 
 #[test]
@@ -176,11 +165,7 @@ fn event_triggers_its_actions_in_plan_order() {
         Ok(())
     });
     agent.on_any("both", &["ping", "input"], |event, ctx| {
-        ctx.output(if event.name() == "ping" {
-            "both ping"
-        } else {
-            "both input"
-        });
+        ctx.output(if event.name() == "ping" { "both ping" } else { "both input" });
         Ok(())
     });
     agent.on::<Ping>("a", |_, ctx| {

@@ -48,10 +48,7 @@ fn inputs_go_to_the_owner_of_their_key_from_every_worker() {
         })
     })
     .unwrap();
-    let captured = guards
-        .join()
-        .into_iter()
-        .flat_map(|captured| captured.unwrap().extract());
+    let captured = guards.join().into_iter().flat_map(|captured| captured.unwrap().extract());
     let outputs: Vec<_> = captured.flat_map(|(_, batch)| batch).collect();
     assert_eq!(outputs.len(), 180);
     let groups = KeyGroups::default();
@@ -59,11 +56,7 @@ fn inputs_go_to_the_owner_of_their_key_from_every_worker() {
         assert_eq!(*worker, groups.owner_of(key, 3), "key {key}");
     }
     let last: Vec<_> = outputs.iter().filter(|(.., n)| *n == 3).collect();
-    assert_eq!(
-        last.len(),
-        60,
-        "each key has one memory, which has seen the inputs of all workers"
-    );
+    assert_eq!(last.len(), 60, "each key has one memory, which has seen the inputs of all workers");
     let workers: BTreeSet<usize> = outputs.iter().map(|o| o.2).collect();
     assert_eq!(workers.len(), 3);
 }
@@ -72,10 +65,7 @@ fn inputs_go_to_the_owner_of_their_key_from_every_worker() {
 fn owners_do_not_depend_on_process_or_build() {
     // Frozen: another value here moves every key of every job.
     let groups = KeyGroups::default();
-    let owners: Vec<usize> = ["N14228", "N24211", "N619AA", ""]
-        .iter()
-        .map(|key| groups.owner_of(key, 4))
-        .collect();
+    let owners: Vec<usize> = ["N14228", "N24211", "N619AA", ""].iter().map(|key| groups.owner_of(key, 4)).collect();
     let of_numbers: Vec<u32> = [0u64, 1, 2, u64::MAX].iter().map(|key| groups.of(key)).collect();
     assert_eq!((owners, of_numbers), (vec![3, 3, 0, 1], vec![450, 1002, 473, 92]));
 }
@@ -129,13 +119,7 @@ fn agent_after_an_agent_of_the_same_key_is_chained_without_an_exchange() {
     let channels = crossed(|stream| {
         let chained = stream.key_by(|pair| pair.0).map_values(|pair| pair.1).agent(&adding());
         assert!(chained.is_partitioned());
-        chained
-            .map_values(|value| value * 2)
-            .agent(&adding())
-            .agent(&adding())
-            .values()
-            .probe()
-            .0
+        chained.map_values(|value| value * 2).agent(&adding()).agent(&adding()).values().probe().0
     });
     assert_eq!(channels, 1);
 }

@@ -15,17 +15,12 @@ fn agent() -> Agent<Pair, i64> {
     agent.counter("refused");
     agent.resource("model", || Ok(1u8));
     agent.run_timeout(Duration::from_secs(2), Exhausted::Fail);
-    agent
-        .on_input("check", |_, _| Ok(()))
-        .version(2)
-        .config(json!({"limit": 3}));
+    agent.on_input("check", |_, _| Ok(())).version(2).config(json!({"limit": 3}));
     agent
         .on_any_async("pay", &["input", "ping"], async |_, _| Ok(()))
         .on_failure(Retry::new(3).then(Exhausted::DeadLetter))
         .uses("model");
-    agent
-        .on_dynamic("tell", "shipped", |_, _| Ok(()))
-        .on_failure(Policy::Ignore);
+    agent.on_dynamic("tell", "shipped", |_, _| Ok(())).on_failure(Policy::Ignore);
     agent.on::<Ping>("ping", |_, _| Ok(())).on_failure(Policy::DeadLetter);
     agent
 }
@@ -57,14 +52,8 @@ fn plan_has_a_json_form() {
     assert_eq!(plan["limits"]["fuel"], 262_144);
     assert_eq!(plan["counters"], json!(["refused"]));
     assert_eq!(plan["resources"], json!(["model"]));
-    assert_eq!(
-        plan["memory"][1],
-        json!({"name": "seen", "sensory": true, "type": "bool"})
-    );
-    assert_eq!(
-        plan["sides"],
-        json!([{"name": "audit", "type_name": "alloc::string::String"}])
-    );
+    assert_eq!(plan["memory"][1], json!({"name": "seen", "sensory": true, "type": "bool"}));
+    assert_eq!(plan["sides"], json!([{"name": "audit", "type_name": "alloc::string::String"}]));
     assert_eq!(
         plan["actions"][0],
         json!({
@@ -82,9 +71,7 @@ fn slots_resources_and_configs_reach_their_actions() {
     let mut agent = Agent::<Pair, String>::new("a");
     let refused = agent.counter("refused");
     agent.resource("model", || Ok(String::from("model x")));
-    agent.resource("broken", || -> Result<u8, _> {
-        Err(timely_agents::Error::new("no network"))
-    });
+    agent.resource("broken", || -> Result<u8, _> { Err(timely_agents::Error::new("no network")) });
     agent
         .on_input("use", move |_, ctx| {
             let limit: u64 = ctx.config()?;

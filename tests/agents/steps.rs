@@ -103,12 +103,7 @@ fn unfinished_writes_are_seen_by_their_task_alone() {
     test.run();
     assert_eq!(
         values(&mut test),
-        [
-            "writer sees Some(7)",
-            "writer still sees Some(7)",
-            "and Some(7)",
-            "later sees Some(7)"
-        ]
+        ["writer sees Some(7)", "writer still sees Some(7)", "and Some(7)", "later sees Some(7)"]
     );
 }
 
@@ -131,11 +126,7 @@ fn failed_step_leaves_nothing_behind() {
             ctx.side(side, 2);
             ctx.send(Ping(2));
             ctx.notify_at(9)?;
-            if *value < 0 {
-                panic!("on purpose")
-            } else {
-                Err(timely_agents::Error::new("no"))
-            }
+            if *value < 0 { panic!("on purpose") } else { Err(timely_agents::Error::new("no")) }
         })
         .on_failure(Policy::Ignore);
     agent.on_input("after", move |_, ctx| {
@@ -199,11 +190,7 @@ fn flush_then_retry_is_not_repeated() {
             ctx.output(100 + i64::from(ctx.attempt()));
             ctx.flush().await;
             ctx.update(count, |n| *n += 100);
-            if ctx.attempt() < 3 {
-                Err(timely_agents::Error::new("again"))
-            } else {
-                Ok(())
-            }
+            if ctx.attempt() < 3 { Err(timely_agents::Error::new("again")) } else { Ok(()) }
         })
         .on_failure(Retry::new(3).backoff(Duration::from_secs(1)));
     agent.on::<Ping>("ping", |_, ctx| {

@@ -24,11 +24,7 @@ fn sorting() -> (Agent<Pair, i64>, Tag<String>) {
             if value % 2 != 0 {
                 ctx.side(odd, format!("odd {value}"));
             }
-            if *value < 0 {
-                Err(Error::new("negative"))
-            } else {
-                Ok(())
-            }
+            if *value < 0 { Err(Error::new("negative")) } else { Ok(()) }
         })
         .on_failure(Policy::DeadLetter);
     (agent, odd)
@@ -40,9 +36,7 @@ fn records<D>(captured: Receiver<Event<u64, Vec<D>>>) -> Vec<(u64, D)> {
         Event::Messages(time, batch) => Some((time, batch)),
         Event::Progress(_) => None,
     });
-    batches
-        .flat_map(|(time, batch)| batch.into_iter().map(move |item| (time, item)))
-        .collect()
+    batches.flat_map(|(time, batch)| batch.into_iter().map(move |item| (time, item))).collect()
 }
 
 #[test]
@@ -80,15 +74,7 @@ fn side_outputs_dead_letters_and_events_are_streams_at_the_runs_time() {
         .collect();
     assert_eq!(
         events,
-        [
-            "1 input [1,2]",
-            "1 ping 2",
-            "1 output null",
-            "1 input [1,3]",
-            "1 ping 3",
-            "1 output null",
-            "2 input [2,-5]"
-        ]
+        ["1 input [1,2]", "1 ping 2", "1 output null", "1 input [1,3]", "1 ping 3", "1 output null", "2 input [2,-5]"]
     );
 }
 
@@ -137,21 +123,11 @@ fn observed_events_are_those_of_finished_steps() {
         action: action.map(String::from),
         attributes,
     };
-    assert_eq!(
-        test.events(),
-        [record("input", None, json!([5, 7]))],
-        "an input, when its run starts"
-    );
+    assert_eq!(test.events(), [record("input", None, json!([5, 7]))], "an input, when its run starts");
     let wait = call(&test, "wait");
     test.complete_with(wait, &());
     assert!(test.step());
-    assert_eq!(
-        test.events(),
-        [
-            record("ping", Some("send"), json!(7)),
-            record("output", Some("send"), json!(null))
-        ]
-    );
+    assert_eq!(test.events(), [record("ping", Some("send"), json!(7)), record("output", Some("send"), json!(null))]);
     test.run();
     assert_eq!(test.events()[0].attributes, json!([5, 8]));
 }
@@ -227,17 +203,12 @@ fn sequence_gives_the_same_order_from_any_number_of_senders() {
             let plan = plan.clone();
             let (index, peers) = (worker.index(), worker.peers());
             worker.dataflow::<u64, _, _>(|scope| {
-                let own = (0..100)
-                    .filter(move |n| n % peers == index)
-                    .map(|n| (n as u64 % 3, n as i64 * 7 % 50));
+                let own = (0..100).filter(move |n| n % peers == index).map(|n| (n as u64 % 3, n as i64 * 7 % 50));
                 own.to_stream(scope).agent(|pair| &pair.0, &plan).capture()
             })
         })
         .unwrap();
-        let captured = guards
-            .join()
-            .into_iter()
-            .flat_map(|captured| records(captured.unwrap()));
+        let captured = guards.join().into_iter().flat_map(|captured| records(captured.unwrap()));
         let mut lists: Vec<Vec<i64>> = captured.map(|(_, list)| list).collect();
         lists.sort();
         lists

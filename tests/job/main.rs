@@ -35,9 +35,11 @@ fn run(workers: usize, last: u64, path: &std::path::Path) -> (Result<Vec<()>, Fa
     let path = path.to_owned();
     let outcome = execute(&ClusterConfig::single(workers), move |worker, job| {
         worker.dataflow::<u64, _, _>(|scope| {
-            job.source(scope, "numbers", Records::from((0..last).map(|n| (n / 10, n))))?
-                .agent(|n| n, &plan)
-                .sink(job, "passed", JsonLines::file(&path))?;
+            job.source(scope, "numbers", Records::from((0..last).map(|n| (n / 10, n))))?.agent(|n| n, &plan).sink(
+                job,
+                "passed",
+                JsonLines::file(&path),
+            )?;
             Ok(())
         })
     });
@@ -63,10 +65,7 @@ fn a_failed_job_closes_the_agents_of_all_workers_and_leaves_no_file() {
     let (outcome, opened, closed) = run(3, 10_000, &place.path().join("out.json"));
     let failure = outcome.expect_err("13 is refused");
     assert_eq!(failure.kind(), FailureKind::Data);
-    assert!(
-        failure.message().contains("superstitious") && failure.message().contains("thirteen"),
-        "{failure}"
-    );
+    assert!(failure.message().contains("superstitious") && failure.message().contains("thirteen"), "{failure}");
     assert_eq!((opened, closed), (3, 3));
     assert_eq!(fs::read_dir(place.path()).expect("the directory").count(), 0);
 }
@@ -77,8 +76,7 @@ fn a_job_whose_construction_fails_closes_what_was_opened() {
     let plan = superstitious(&opened, &closed);
     let outcome = execute(&ClusterConfig::single(2), move |worker, job| {
         worker.dataflow::<u64, _, _>(|scope| {
-            job.source(scope, "numbers", Records::from([(0, 1)]))?
-                .agent(|n| n, &plan);
+            job.source(scope, "numbers", Records::from([(0, 1)]))?.agent(|n| n, &plan);
             job.source(scope, "missing", Csv::file("/no/such/file").epoch(|row: &Row| row.n))?;
             Ok(())
         })
@@ -116,10 +114,7 @@ fn a_wrong_command_line_is_a_usage_failure() {
 #[test]
 fn a_program_may_take_the_name_report() {
     let program = Program::new("p").option("report", "FILE", "a report");
-    let arguments: Arguments = program
-        .parse(["--report", "a.csv", "-r"])
-        .expect("both are known")
-        .expect("no help");
+    let arguments: Arguments = program.parse(["--report", "a.csv", "-r"]).expect("both are known").expect("no help");
     assert_eq!(arguments.value("report").as_deref(), Some("a.csv"));
     assert!(arguments.config().report);
     assert!(program.help().contains("--report FILE"));

@@ -98,11 +98,7 @@ fn turnaround() -> Agent<Flight, String> {
         ctx.put(streaks, streak);
         if let Some(prev_arr_delay) = late {
             let flight = flight.clone();
-            ctx.send(Reactionary {
-                flight,
-                prev_arr_delay,
-                streak,
-            });
+            ctx.send(Reactionary { flight, prev_arr_delay, streak });
         }
         Ok(())
     });

@@ -29,11 +29,7 @@ use crate::plan::{Case, Random};
 
 fn variable(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
-    Some(
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is a number, not {value:?}")),
-    )
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is a number, not {value:?}")))
 }
 
 fn verdict(case: &Case, salt: u64) -> Result<(), String> {
@@ -95,9 +91,7 @@ fn random_agents_do_what_the_rules_say() {
         }
         return;
     }
-    let seeds = variable("AGENTS_ORACLE_SEEDS")
-        .or(variable("PROPTEST_CASES"))
-        .unwrap_or(3_000);
+    let seeds = variable("AGENTS_ORACLE_SEEDS").or(variable("PROPTEST_CASES")).unwrap_or(3_000);
     for seed in 0..seeds {
         check(seed, 0);
     }

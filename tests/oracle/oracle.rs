@@ -151,25 +151,10 @@ pub(crate) fn judge(case: &Case, shared: &Shared, captured: &Captured) -> Judged
         };
         let expected = oracle.interpret()?;
         let text = key.to_string();
-        same(
-            key,
-            "outputs",
-            expected.outputs,
-            of(&captured.outputs, |emit| emit.key == key),
-        )?;
-        same(
-            key,
-            "side outputs",
-            expected.sides,
-            of(&captured.sides, |emit| emit.key == key),
-        )?;
+        same(key, "outputs", expected.outputs, of(&captured.outputs, |emit| emit.key == key))?;
+        same(key, "side outputs", expected.sides, of(&captured.sides, |emit| emit.key == key))?;
         let letters = of(&captured.letters, |letter| letter.key == text);
-        same(
-            key,
-            "dead letters",
-            expected.letters,
-            letters.into_iter().map(plain).collect(),
-        )?;
+        same(key, "dead letters", expected.letters, letters.into_iter().map(plain).collect())?;
         if case.observed {
             let events = of(&captured.events, |event| event.key == text);
             same(key, "observed events", expected.events, events)?;
@@ -184,11 +169,7 @@ fn of<D: Clone>(items: &[(When, D)], mine: impl Fn(&D) -> bool) -> Vec<(When, D)
 
 /// A dead letter without what the rules leave open: where a panic happened, how a decoder complains.
 fn plain((when, mut letter): (When, DeadLetter<Record>)) -> (When, DeadLetter<Record>) {
-    if let Some(at) = letter
-        .error
-        .rfind(": breaks on ")
-        .filter(|_| letter.error.starts_with("panicked"))
-    {
+    if let Some(at) = letter.error.rfind(": breaks on ").filter(|_| letter.error.starts_with("panicked")) {
         letter.error.replace_range(..at + 2, "");
     }
     if letter.error.contains("is not of its declared type") {
@@ -202,10 +183,7 @@ const MISFIT: &str = "misfit";
 
 fn same<D: PartialEq + std::fmt::Debug>(key: u64, what: &str, expected: Vec<D>, found: Vec<D>) -> Judged<()> {
     for (at, (expected, found)) in expected.iter().zip(&found).enumerate() {
-        ensure!(
-            expected == found,
-            "key {key}: {what}, number {at}: expected\n  {expected:?}\nfound\n  {found:?}"
-        );
+        ensure!(expected == found, "key {key}: {what}, number {at}: expected\n  {expected:?}\nfound\n  {found:?}");
     }
     ensure!(
         expected.len() == found.len(),
@@ -229,12 +207,7 @@ impl KeyOracle<'_> {
             }
             self.memory.retain(|place, _| place.lasts());
         }
-        ensure!(
-            self.marks.is_empty(),
-            "S3: key {}: {:?} outside of a run",
-            self.key,
-            self.marks.front()
-        );
+        ensure!(self.marks.is_empty(), "S3: key {}: {:?} outside of a run", self.key, self.marks.front());
         self.turn_to(u64::MAX)?;
         // Whoever takes notifications has seen all of them; nobody else has marked any.
         let told = self.actions_of(names::NOTIFICATION).is_empty() || self.notify.is_empty();
@@ -266,24 +239,13 @@ impl KeyOracle<'_> {
             self.sequence += std::mem::replace(&mut self.notify, told).len() as u64;
         }
         let missed = self.notify.range(..epoch).next();
-        ensure!(
-            missed.is_none(),
-            "S2: key {}: not told of {missed:?} before epoch {epoch}",
-            self.key
-        );
+        ensure!(missed.is_none(), "S2: key {}: not told of {missed:?} before epoch {epoch}", self.key);
         Ok(())
     }
 
     /// Begins the run whose first task the next mark is.
     fn begin(&mut self, epoch: u64, floor: u64) -> Judged<Run> {
-        let Some(Mark::Start {
-            name,
-            attributes,
-            time,
-            sequence,
-            ..
-        }) = self.marks.front().cloned()
-        else {
+        let Some(Mark::Start { name, attributes, time, sequence, .. }) = self.marks.front().cloned() else {
             return Err("a run begins with a task".into());
         };
         let key = self.key;
@@ -295,36 +257,18 @@ impl KeyOracle<'_> {
             self.turn_to(epoch)?;
             let record: Record = serde_json::from_value(event.attributes.clone()).map_err(|error| error.to_string())?;
             self.take(&record, epoch)?;
-            let open = if self.case.sequenced {
-                floor > epoch
-            } else {
-                floor >= epoch
-            };
-            ensure!(
-                open,
-                "S2: key {key}: epoch {epoch} is not current, the frontier is at {floor}: {record:?}"
-            );
+            let open = if self.case.sequenced { floor > epoch } else { floor >= epoch };
+            ensure!(open, "S2: key {key}: epoch {epoch} is not current, the frontier is at {floor}: {record:?}");
             time_of_input = Some(if self.case.stamped { record.event } else { epoch });
             input = Some(record);
         } else {
-            ensure!(
-                event.name == names::NOTIFICATION,
-                "S3: key {key}: a run began with {:?}",
-                event.name
-            );
-            ensure!(
-                event.attributes == json!({"epoch": epoch}),
-                "key {key}: {:?} at {epoch}",
-                event.attributes
-            );
+            ensure!(event.name == names::NOTIFICATION, "S3: key {key}: a run began with {:?}", event.name);
+            ensure!(event.attributes == json!({"epoch": epoch}), "key {key}: {:?} at {epoch}", event.attributes);
             self.turn_to(epoch)?;
             self.turn_to_inputs_after(epoch)?;
             let asked = self.notify.remove(&epoch);
             let asked = asked.ok_or_else(|| format!("S2: key {key} was told of {epoch}, which it did not ask for"))?;
-            ensure!(
-                floor > epoch,
-                "S2: key {key}: epoch {epoch} has not closed, the frontier is at {floor}"
-            );
+            ensure!(floor > epoch, "S2: key {key}: epoch {epoch} has not closed, the frontier is at {floor}");
             ensure!(
                 !self.case.stamped || asked.contains(&time),
                 "S2: key {key}: a notification at event time {time}, asked for at {asked:?}"
@@ -433,20 +377,11 @@ impl KeyOracle<'_> {
             }
             let start = match self.marks.front() {
                 // A first attempt is no retry, though it has the label of one in another run of the same identity.
-                Some(Mark::Start {
-                    label, attempt: 2.., ..
-                }) => Some(*label),
+                Some(Mark::Start { label, attempt: 2.., .. }) => Some(*label),
                 _ => None,
             };
             if let Some(mut task) = start.and_then(|label| run.retrying.remove(&label)) {
-                let Some(Mark::Start {
-                    action,
-                    attempt,
-                    name,
-                    attributes,
-                    ..
-                }) = self.marks.pop_front()
-                else {
+                let Some(Mark::Start { action, attempt, name, attributes, .. }) = self.marks.pop_front() else {
                     unreachable!("looked at")
                 };
                 ensure!(
@@ -480,10 +415,7 @@ impl KeyOracle<'_> {
                 ));
             };
             let event = front.event.clone();
-            let action = front
-                .actions
-                .pop_front()
-                .expect("events without actions are not queued");
+            let action = front.actions.pop_front().expect("events without actions are not queued");
             if front.actions.is_empty() {
                 run.queue.pop_front();
             }
@@ -496,21 +428,10 @@ impl KeyOracle<'_> {
                 }
                 continue;
             }
-            let Some(Mark::Start {
-                label,
-                action: found,
-                attempt,
-                name,
-                attributes,
-                epoch,
-                time,
-                ..
-            }) = self.marks.pop_front()
+            let Some(Mark::Start { label, action: found, attempt, name, attributes, epoch, time, .. }) =
+                self.marks.pop_front()
             else {
-                return Err(format!(
-                    "S3: key {}: action {action} never started for {}",
-                    self.key, event.name
-                ));
+                return Err(format!("S3: key {}: action {action} never started for {}", self.key, event.name));
             };
             ensure!(
                 (found, attempt, &name, &attributes, (epoch, time))
@@ -538,11 +459,7 @@ impl KeyOracle<'_> {
             };
             let fresh = self.draws.insert(label, (label, 0)).is_none();
             // Inputs of one identity make runs of one identity.
-            ensure!(
-                fresh || self.case.identified,
-                "S10: key {}: draw {label} came twice",
-                self.key
-            );
+            ensure!(fresh || self.case.identified, "S10: key {}: draw {label} came twice", self.key);
             if self.step(run, task)? {
                 return Ok(true);
             }
@@ -605,11 +522,7 @@ impl KeyOracle<'_> {
             };
         }
         let emit = |values| {
-            let emit = Emit {
-                key: self.key,
-                action: task.action,
-                values,
-            };
+            let emit = Emit { key: self.key, action: task.action, values };
             (run.when, emit)
         };
         self.expected.sides.extend(step.sides.into_iter().map(emit));
@@ -620,10 +533,7 @@ impl KeyOracle<'_> {
             self.expected.events.push((run.when, record));
         }
         for _ in 0..outputs {
-            let event = Event {
-                name: names::OUTPUT.into(),
-                attributes: Value::Null,
-            };
+            let event = Event { name: names::OUTPUT.into(), attributes: Value::Null };
             let record = self.observed(run, &event, Some(task.action));
             self.expected.events.push((run.when, record));
         }
@@ -665,22 +575,14 @@ impl KeyOracle<'_> {
             attempts,
             error,
             input: run.input.take(),
-            sent: sent
-                .map(|event| SentEvent {
-                    name: event.name,
-                    attributes: event.attributes,
-                })
-                .collect(),
+            sent: sent.map(|event| SentEvent { name: event.name, attributes: event.attributes }).collect(),
         };
         self.expected.letters.push((run.when, letter));
     }
 
     fn actions_of(&self, name: &str) -> VecDeque<usize> {
         let actions = self.case.actions.iter().enumerate();
-        actions
-            .filter(|(_, action)| action.trigger.takes(name))
-            .map(|(index, _)| index)
-            .collect()
+        actions.filter(|(_, action)| action.trigger.takes(name)).map(|(index, _)| index).collect()
     }
 
     fn observed(&self, run: &Run, event: &Event, action: Option<usize>) -> EventRecord {
@@ -714,11 +616,7 @@ impl KeyOracle<'_> {
                 }
             },
             Op::Forget(place) => {
-                let gone: Vec<Place> = view
-                    .keys()
-                    .filter(|other| lies_at_or_below(**other, *place))
-                    .copied()
-                    .collect();
+                let gone: Vec<Place> = view.keys().filter(|other| lies_at_or_below(**other, *place)).copied().collect();
                 if path_of(*place).is_some() {
                     task.acc = mix(acc, gone.len() as i64);
                     task.step.writes.extend(gone.into_iter().map(|place| (place, None)));
@@ -738,9 +636,8 @@ impl KeyOracle<'_> {
             Op::Output => task.step.outputs.push(vec![acc]),
             Op::Dump => {
                 let places = [Place::A, Place::B, Place::Text, Place::Sense].into_iter();
-                let places = places
-                    .chain((0..PATHS.len()).map(Place::Path))
-                    .chain((0..PATHS.len()).map(Place::SensePath));
+                let places =
+                    places.chain((0..PATHS.len()).map(Place::Path)).chain((0..PATHS.len()).map(Place::SensePath));
                 let mut values: Vec<i64> = places.map(|place| load(&place).unwrap_or(NOTHING)).collect();
                 values.push(listing(&view));
                 task.step.outputs.push(values);
@@ -749,10 +646,7 @@ impl KeyOracle<'_> {
             Op::Send(kind) => {
                 let (n, _) = reading(&task.event.attributes);
                 if n > 0 {
-                    task.step.sent.push(Event {
-                        name: kind.name().into(),
-                        attributes: kind.attributes(n - 1, acc),
-                    });
+                    task.step.sent.push(Event { name: kind.name().into(), attributes: kind.attributes(n - 1, acc) });
                 }
             }
             Op::Notify(delta) => {
@@ -761,10 +655,7 @@ impl KeyOracle<'_> {
                     return Err("notify_at answers".into());
                 };
                 if run.notified.is_some_and(|notified| epoch <= notified) {
-                    ensure!(
-                        ended.is_none(),
-                        "S2: an epoch cannot be asked for from its own notification"
-                    );
+                    ensure!(ended.is_none(), "S2: an epoch cannot be asked for from its own notification");
                     task.acc = mix(acc, 1);
                 } else if let Some(floor) = ended {
                     ensure!(
@@ -875,11 +766,7 @@ fn lies_at_or_below(place: Place, parent: Place) -> bool {
 /// Why a value cannot stand at a path, as the number that tasks take for it.
 fn refusal(view: &Memory, place: Place) -> Option<i64> {
     let (tree, path) = path_of(place)?;
-    let others = || {
-        view.keys()
-            .filter_map(|other| path_of(*other))
-            .filter(|(of, _)| *of == tree)
-    };
+    let others = || view.keys().filter_map(|other| path_of(*other)).filter(|(of, _)| *of == tree);
     if others().any(|(_, other)| is_below(other, path)) {
         Some(1_001)
     } else if others().any(|(_, other)| is_below(path, other)) {
@@ -892,12 +779,7 @@ fn refusal(view: &Memory, place: Place) -> Option<i64> {
 fn listing(view: &Memory) -> i64 {
     let mut sum = 0;
     for tree in [false, true] {
-        let paths = || {
-            view.keys()
-                .filter_map(|p| path_of(*p))
-                .filter(|(of, _)| *of == tree)
-                .map(|(_, path)| path)
-        };
+        let paths = || view.keys().filter_map(|p| path_of(*p)).filter(|(of, _)| *of == tree).map(|(_, path)| path);
         sum = paths().fold(sum, |sum, path| mix(sum, number(path)));
         let at_a = paths().filter(|path| *path == "a" || is_below(path, "a"));
         sum = at_a.fold(sum, |sum, path| mix(sum, number(path)));

@@ -123,10 +123,7 @@ pub(crate) enum Op {
 
 impl Op {
     pub(crate) fn waits(&self) -> bool {
-        matches!(
-            self,
-            Op::Call | Op::PanickingCall | Op::SlowCall | Op::Join | Op::Select | Op::Sleep
-        )
+        matches!(self, Op::Call | Op::PanickingCall | Op::SlowCall | Op::Join | Op::Select | Op::Sleep)
     }
 
     fn any(random: &mut Random, waits: bool) -> Op {
@@ -212,13 +209,7 @@ impl Trigger {
             7 => Trigger::Dynamic("tick"),
             8 => Trigger::Dynamic(NAMES[random.index(NAMES.len())]),
             9 => Trigger::Any(vec!["tock", "tock"]),
-            _ => Trigger::Any(
-                NAMES
-                    .into_iter()
-                    .filter(|_| random.below(3) == 0)
-                    .chain(["tick"])
-                    .collect(),
-            ),
+            _ => Trigger::Any(NAMES.into_iter().filter(|_| random.below(3) == 0).chain(["tick"]).collect()),
         }
     }
 }
@@ -293,11 +284,7 @@ impl Case {
         let actions: Vec<ActionPlan> = (0..random.index(5) + 2)
             .map(|index| {
                 let waits = waits > 0 && random.below(2) == 0 && (waits == 2 || index > 0);
-                let trigger = if index == 0 {
-                    Trigger::Input
-                } else {
-                    Trigger::any(random)
-                };
+                let trigger = if index == 0 { Trigger::Input } else { Trigger::any(random) };
                 let mut ops: Vec<Op> = (0..random.index(7) + 1).map(|_| Op::any(random, waits)).collect();
                 if waits && random.below(4) == 0 {
                     // A failure behind a flush is rare otherwise.
@@ -308,16 +295,8 @@ impl Case {
                     name: format!("action{index}"),
                     trigger,
                     waits,
-                    attempts: if random.below(3) == 0 {
-                        random.below(3) as u32 + 1
-                    } else {
-                        1
-                    },
-                    then: if random.below(2) == 0 {
-                        Then::Ignore
-                    } else {
-                        Then::DeadLetter
-                    },
+                    attempts: if random.below(3) == 0 { random.below(3) as u32 + 1 } else { 1 },
+                    then: if random.below(2) == 0 { Then::Ignore } else { Then::DeadLetter },
                     ops,
                 }
             })
@@ -366,14 +345,7 @@ impl Case {
             .collect();
         for key in 0..keys {
             let to = random.index(workers);
-            feeds[to].push(Feed::Send(Record {
-                key,
-                n: 0,
-                x: 0,
-                line: 0,
-                event: 0,
-                dump: true,
-            }));
+            feeds[to].push(Feed::Send(Record { key, n: 0, x: 0, line: 0, event: 0, dump: true }));
         }
         let takes_notifications = actions.iter().any(|action| action.trigger.takes(names::NOTIFICATION));
         Case {

@@ -4,25 +4,11 @@ use crate::plan::{ActionPlan, Case, Feed, Op, Record, Then, Trigger};
 use crate::verdict;
 
 fn action(trigger: Trigger, waits: bool, attempts: u32, ops: Vec<Op>) -> ActionPlan {
-    ActionPlan {
-        name: format!("{trigger:?}"),
-        trigger,
-        waits,
-        attempts,
-        then: Then::DeadLetter,
-        ops,
-    }
+    ActionPlan { name: format!("{trigger:?}"), trigger, waits, attempts, then: Then::DeadLetter, ops }
 }
 
 fn record(key: u64, x: i64, event: u64) -> Feed {
-    Feed::Send(Record {
-        key,
-        n: 1,
-        x,
-        line: 0,
-        event,
-        dump: false,
-    })
+    Feed::Send(Record { key, n: 1, x, line: 0, event, dump: false })
 }
 
 fn case(actions: Vec<ActionPlan>, feed: Vec<Feed>) -> Case {
@@ -55,10 +41,7 @@ fn agents_on_keyed_streams_get_what_they_ask_for() {
         action(Trigger::Notification, false, 1, vec![Op::Output]),
     ];
     let feed = vec![record(1, 1, 0), Feed::Advance(3), record(1, 2, 0)];
-    holds(&Case {
-        keyed: true,
-        ..case(actions, feed)
-    });
+    holds(&Case { keyed: true, ..case(actions, feed) });
 }
 
 /// S2: what a step had asked for before its task waited came back without the flag.
@@ -76,10 +59,7 @@ fn notifications_asked_for_before_a_wait_come() {
 fn inputs_of_one_sender_run_as_sent_whatever_their_event_times() {
     let actions = vec![action(Trigger::Input, false, 1, vec![Op::Output, Op::Side])];
     let feed = (0..200).map(|x| record(1, x, (x as u64 * 7) % 5)).collect();
-    holds(&Case {
-        stamped: true,
-        ..case(actions, feed)
-    });
+    holds(&Case { stamped: true, ..case(actions, feed) });
 }
 
 /// S8: the action after the last one was looked up, and the worker panicked.

@@ -54,11 +54,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs a case; what its tasks marked, and what came out.
 pub(crate) fn run(case: &Arc<Case>, salt: u64) -> (Arc<Shared>, Captured) {
-    if case.stamped {
-        run_over::<Stamp>(case, salt)
-    } else {
-        run_over::<u64>(case, salt)
-    }
+    if case.stamped { run_over::<Stamp>(case, salt) } else { run_over::<u64>(case, salt) }
 }
 
 fn run_over<T: CaseTime>(case: &Arc<Case>, salt: u64) -> (Arc<Shared>, Captured) {
@@ -121,16 +117,10 @@ fn feed<T: CaseTime>(
         if case.keyed {
             let (output, streams) = records.key_by(|record| record.key).agent_streams(&plan);
             let output = output.pairs();
-            watch(
-                output,
-                late.clone(),
-                0,
-                &passed,
-                move |when, (key, item): &(u64, Emit)| {
-                    assert_eq!(*key, item.key, "an output goes with the key of its run");
-                    keep_output(when, item);
-                },
-            );
+            watch(output, late.clone(), 0, &passed, move |when, (key, item): &(u64, Emit)| {
+                assert_eq!(*key, item.key, "an output goes with the key of its run");
+                keep_output(when, item);
+            });
             watch(streams.side(tag), late.clone(), 1, &passed, keep_side);
             watch(streams.dead_letters(), late.clone(), 1, &passed, keep_letter);
             if case.observed {
@@ -148,10 +138,7 @@ fn feed<T: CaseTime>(
         input
     });
     let passed = Rc::clone(&probes);
-    on_worker(
-        index,
-        Box::new(move |epoch, event| passed.iter().any(|probe| !probe.less_equal(&T::at(epoch, event)))),
-    );
+    on_worker(index, Box::new(move |epoch, event| passed.iter().any(|probe| !probe.less_equal(&T::at(epoch, event)))));
     let announce = |epoch| shared.epochs[index].store(epoch, Ordering::SeqCst);
     // Records of one time that follow each other go as one batch.
     let mut batch: Vec<Record> = Vec::new();
@@ -164,9 +151,7 @@ fn feed<T: CaseTime>(
     for step in &case.feeds[index] {
         match step {
             Feed::Send(record) => {
-                let together = batch
-                    .first()
-                    .is_none_or(|first| !case.stamped || first.event == record.event);
+                let together = batch.first().is_none_or(|first| !case.stamped || first.event == record.event);
                 if !together {
                     send(&mut batch, &capability);
                 }

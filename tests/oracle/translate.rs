@@ -167,12 +167,7 @@ impl Actor {
             floor: self.shared.floor(),
         };
         self.mark(key, ctx, mark);
-        State {
-            key,
-            label,
-            acc: mix(n, x),
-            n,
-        }
+        State { key, label, acc: mix(n, x), n }
     }
 
     fn run(&self, name: &str, attributes: &Value, ctx: &Ctx<Emit>) -> Outcome {
@@ -276,9 +271,7 @@ impl Actor {
                     }),
                     Place::Path(_) | Place::SensePath(_) => {
                         let (paths, path) = path_of(*place, ctx);
-                        paths
-                            .update(path, add)
-                            .unwrap_or_else(|error| mix(acc, refusal(&error)))
+                        paths.update(path, add).unwrap_or_else(|error| mix(acc, refusal(&error)))
                     }
                 };
             }
@@ -305,9 +298,8 @@ impl Actor {
             Op::Output => ctx.output(self.emit(state, vec![acc])),
             Op::Dump => {
                 let places = [Place::A, Place::B, Place::Text, Place::Sense].into_iter();
-                let places = places
-                    .chain((0..PATHS.len()).map(Place::Path))
-                    .chain((0..PATHS.len()).map(Place::SensePath));
+                let places =
+                    places.chain((0..PATHS.len()).map(Place::Path)).chain((0..PATHS.len()).map(Place::SensePath));
                 let mut values: Vec<i64> = places.map(|place| self.load(place, ctx)).collect();
                 values.push(listing(ctx));
                 ctx.output(self.emit(state, values));
@@ -359,11 +351,7 @@ impl Actor {
     }
 
     fn emit(&self, state: &State, values: Vec<i64>) -> Emit {
-        Emit {
-            key: state.key,
-            action: self.index,
-            values,
-        }
+        Emit { key: state.key, action: self.index, values }
     }
 
     fn load(&self, place: Place, ctx: &Ctx<Emit>) -> i64 {
@@ -437,12 +425,7 @@ pub(crate) fn agent(case: &Arc<Case>, shared: &Arc<Shared>) -> (Plan<Record, Emi
         tag: agent.side("side"),
     };
     for (index, action) in case.actions.iter().enumerate() {
-        let actor = Actor {
-            case: Arc::clone(case),
-            shared: Arc::clone(shared),
-            handles,
-            index,
-        };
+        let actor = Actor { case: Arc::clone(case), shared: Arc::clone(shared), handles, index };
         let name = action.name.as_str();
         let options = match (&action.trigger, action.waits) {
             (Trigger::Input, false) => {
@@ -451,33 +434,33 @@ pub(crate) fn agent(case: &Arc<Case>, shared: &Arc<Shared>) -> (Plan<Record, Emi
             (Trigger::Input, true) => agent.on_input_async(name, async move |event, ctx| {
                 actor.run_async(names::INPUT, &value_of(event), ctx).await
             }),
-            (Trigger::Ping, false) => agent.on(name, move |event: &Ping, ctx| {
-                actor.run(Ping::NAME, &value_of(event), ctx)
-            }),
+            (Trigger::Ping, false) => {
+                agent.on(name, move |event: &Ping, ctx| actor.run(Ping::NAME, &value_of(event), ctx))
+            }
             (Trigger::Ping, true) => agent.on_async(name, async move |event: &Ping, ctx| {
                 actor.run_async(Ping::NAME, &value_of(event), ctx).await
             }),
-            (Trigger::Pong, false) => agent.on(name, move |event: &Pong, ctx| {
-                actor.run(Pong::NAME, &value_of(event), ctx)
-            }),
+            (Trigger::Pong, false) => {
+                agent.on(name, move |event: &Pong, ctx| actor.run(Pong::NAME, &value_of(event), ctx))
+            }
             (Trigger::Pong, true) => agent.on_async(name, async move |event: &Pong, ctx| {
                 actor.run_async(Pong::NAME, &value_of(event), ctx).await
             }),
-            (Trigger::Notification, false) => agent.on_notify(name, move |event, ctx| {
-                actor.run(names::NOTIFICATION, &value_of(event), ctx)
-            }),
+            (Trigger::Notification, false) => {
+                agent.on_notify(name, move |event, ctx| actor.run(names::NOTIFICATION, &value_of(event), ctx))
+            }
             (Trigger::Notification, true) => agent.on_notify_async(name, async move |event, ctx| {
                 actor.run_async(names::NOTIFICATION, &value_of(event), ctx).await
             }),
-            (Trigger::Dynamic(of), false) => agent.on_dynamic(name, of, move |event, ctx| {
-                actor.run(&event.name, &event.attributes, ctx)
-            }),
+            (Trigger::Dynamic(of), false) => {
+                agent.on_dynamic(name, of, move |event, ctx| actor.run(&event.name, &event.attributes, ctx))
+            }
             (Trigger::Dynamic(of), true) => agent.on_dynamic_async(name, of, async move |event, ctx| {
                 actor.run_async(&event.name, &event.attributes, ctx).await
             }),
-            (Trigger::Any(of), false) => agent.on_any(name, of, move |event, ctx| {
-                actor.run(event.name(), &event.attributes()?, ctx)
-            }),
+            (Trigger::Any(of), false) => {
+                agent.on_any(name, of, move |event, ctx| actor.run(event.name(), &event.attributes()?, ctx))
+            }
             (Trigger::Any(of), true) => agent.on_any_async(name, of, async move |event, ctx| {
                 actor.run_async(event.name(), &event.attributes()?, ctx).await
             }),
@@ -486,9 +469,7 @@ pub(crate) fn agent(case: &Arc<Case>, shared: &Arc<Shared>) -> (Plan<Record, Emi
             Then::DeadLetter => Exhausted::DeadLetter,
             Then::Ignore => Exhausted::Ignore,
         };
-        let retry = Retry::new(action.attempts)
-            .backoff(Duration::from_micros(50))
-            .then(then);
+        let retry = Retry::new(action.attempts).backoff(Duration::from_micros(50)).then(then);
         options.on_failure(match (action.attempts, action.then) {
             (1, Then::DeadLetter) => Policy::DeadLetter,
             (1, Then::Ignore) => Policy::Ignore,

@@ -39,14 +39,8 @@ const ROW: &str = "2013,1,2,600,20,30,UA,7,N1,EWR,BOS";
 fn program() -> PathBuf {
     let test = env::current_exe().expect("the path of the test");
     let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
-    let program = profile
-        .join("examples")
-        .join(format!("turnaround{}", env::consts::EXE_SUFFIX));
-    assert!(
-        program.is_file(),
-        "no example at {}: run `cargo build --example turnaround`",
-        program.display()
-    );
+    let program = profile.join("examples").join(format!("turnaround{}", env::consts::EXE_SUFFIX));
+    assert!(program.is_file(), "no example at {}: run `cargo build --example turnaround`", program.display());
     program
 }
 
@@ -72,14 +66,8 @@ impl Outcome {
     }
 
     fn assert_one_line(&self, parts: &[&str]) {
-        assert!(
-            self.stderr.ends_with('\n') && self.stderr.trim().lines().count() == 1,
-            "not one line: {self:#?}"
-        );
-        assert!(
-            !self.stderr.contains("panicked") && !self.stderr.contains("backtrace"),
-            "{self:#?}"
-        );
+        assert!(self.stderr.ends_with('\n') && self.stderr.trim().lines().count() == 1, "not one line: {self:#?}");
+        assert!(!self.stderr.contains("panicked") && !self.stderr.contains("backtrace"), "{self:#?}");
         assert_eq!(self.stdout, "", "{self:#?}");
         for part in parts {
             assert!(has_word(&self.stderr, part), "no {part:?}: {self:#?}");
@@ -125,11 +113,7 @@ impl Process {
             panic!("the process is still running after {DEADLINE:?}");
         };
         let status = self.child.wait().expect("the process ends");
-        Outcome {
-            code: status.code(),
-            stdout,
-            stderr,
-        }
+        Outcome { code: status.code(), stdout, stderr }
     }
 }
 
@@ -226,11 +210,7 @@ fn sorted(text: &str) -> String {
 /// Equal, and if not, with a message that fits a screen.
 fn assert_same(found: &str, expected: &str, what: &str) {
     if found != expected {
-        let differ = found
-            .lines()
-            .zip(expected.lines())
-            .enumerate()
-            .find(|(_, (found, expected))| found != expected);
+        let differ = found.lines().zip(expected.lines()).enumerate().find(|(_, (found, expected))| found != expected);
         let counts = (found.lines().count(), expected.lines().count());
         panic!("{what}: lines found and expected {counts:?}; first that differ {differ:#?}");
     }
@@ -239,22 +219,12 @@ fn assert_same(found: &str, expected: &str, what: &str) {
 /// Runs one process over `text` and compares all that it writes.
 fn assert_one_process_agrees(text: &str, workers: &str) {
     let place = Place::new();
-    let (input, output, report) = (
-        place.input(text),
-        place.path("out/alerts.jsonl"),
-        place.path("out/report.csv"),
-    );
-    let outcome = run(&[
-        "-w", workers, "--input", &input, "--output", &output, "--report", &report,
-    ]);
+    let (input, output, report) = (place.input(text), place.path("out/alerts.jsonl"), place.path("out/report.csv"));
+    let outcome = run(&["-w", workers, "--input", &input, "--output", &output, "--report", &report]);
     outcome.assert_success();
     assert_eq!(outcome.stdout, "", "alerts go to the file alone");
     let expected = interpret(text);
-    assert_same(
-        &sorted(&place.read("out/alerts.jsonl")),
-        &expected.sorted_lines(),
-        "alerts",
-    );
+    assert_same(&sorted(&place.read("out/alerts.jsonl")), &expected.sorted_lines(), "alerts");
     assert_same(&place.read("out/report.csv"), &expected.report, "report");
     place.assert_written(&["alerts.jsonl", "report.csv"]);
 }
@@ -262,11 +232,7 @@ fn assert_one_process_agrees(text: &str, workers: &str) {
 /// Runs two processes of `workers` over `text` and compares the union of what they write.
 fn assert_two_processes_agree(text: &str, workers: &str) {
     let place = Place::new();
-    let (input, hosts, output) = (
-        place.input(text),
-        place.hostfile(2),
-        place.path("out/alerts-{process}.jsonl"),
-    );
+    let (input, hosts, output) = (place.input(text), place.hostfile(2), place.path("out/alerts-{process}.jsonl"));
     let processes = ["0", "1"].map(|process| {
         let report = place.path(&format!("out/report-{process}.csv"));
         Process::start(&[
@@ -280,10 +246,7 @@ fn assert_two_processes_agree(text: &str, workers: &str) {
     // Only the process of worker 0 writes the report.
     place.assert_written(&["alerts-0.jsonl", "alerts-1.jsonl", "report-0.csv"]);
     let alerts = ["out/alerts-0.jsonl", "out/alerts-1.jsonl"].map(|name| place.read(name));
-    assert!(
-        alerts.iter().all(|part| !part.is_empty()),
-        "each process owns some aircraft"
-    );
+    assert!(alerts.iter().all(|part| !part.is_empty()), "each process owns some aircraft");
     let expected = interpret(text);
     assert_same(&sorted(&alerts.concat()), &expected.sorted_lines(), "alerts");
     assert_same(&place.read("out/report-0.csv"), &expected.report, "report");
@@ -296,11 +259,7 @@ fn without_arguments_january_goes_to_standard_output() {
     let Reference { skipped, cancelled, .. } = interpret(JANUARY);
     assert_same(&sorted(&outcome.stdout), &interpret(JANUARY).sorted_lines(), "alerts");
     for count in [skipped, cancelled] {
-        assert!(
-            has_word(&outcome.stderr, &count.to_string()),
-            "the summary names {count}: {}",
-            outcome.stderr
-        );
+        assert!(has_word(&outcome.stderr, &count.to_string()), "the summary names {count}: {}", outcome.stderr);
     }
 }
 
@@ -310,11 +269,7 @@ fn dash_names_standard_output() {
     let input = place.input(&generate(3, 500));
     let outcome = run(&["--input", &input, "--output", "-"]);
     outcome.assert_success();
-    assert_same(
-        &sorted(&outcome.stdout),
-        &interpret(&generate(3, 500)).sorted_lines(),
-        "alerts",
-    );
+    assert_same(&sorted(&outcome.stdout), &interpret(&generate(3, 500)).sorted_lines(), "alerts");
 }
 
 #[test]
@@ -337,11 +292,7 @@ fn january_is_the_same_with_a_slow_advisor() {
     let place = Place::new();
     let output = place.path("out/alerts.jsonl");
     run(&["-w", "2", "--advisor-latency", "2", "--output", &output]).assert_success();
-    assert_same(
-        &sorted(&place.read("out/alerts.jsonl")),
-        &interpret(JANUARY).sorted_lines(),
-        "alerts",
-    );
+    assert_same(&sorted(&place.read("out/alerts.jsonl")), &interpret(JANUARY).sorted_lines(), "alerts");
 }
 
 #[test]
@@ -368,16 +319,9 @@ fn process_index_is_filled_in_for_one_process_too() {
 fn help_names_every_option() {
     let outcome = run(&["--help"]);
     outcome.assert_success();
-    for option in [
-        "--input",
-        "--output",
-        "--report",
-        "--advisor-latency",
-        "--threads",
-        "--process",
-        "--processes",
-        "--hostfile",
-    ] {
+    for option in
+        ["--input", "--output", "--report", "--advisor-latency", "--threads", "--process", "--processes", "--hostfile"]
+    {
         assert!(outcome.stdout.contains(option), "no {option}: {outcome:#?}");
     }
 }
@@ -386,14 +330,8 @@ fn help_names_every_option() {
 fn assert_text_refused(text: &str, parts: &[&str]) {
     for workers in ["1", "2"] {
         let place = Place::new();
-        let (input, output, report) = (
-            place.input(text),
-            place.path("out/alerts.jsonl"),
-            place.path("out/report.csv"),
-        );
-        let outcome = run(&[
-            "-w", workers, "--input", &input, "--output", &output, "--report", &report,
-        ]);
+        let (input, output, report) = (place.input(text), place.path("out/alerts.jsonl"), place.path("out/report.csv"));
+        let outcome = run(&["-w", workers, "--input", &input, "--output", &output, "--report", &report]);
         outcome.assert_refused(DATA, parts);
         assert!(outcome.stderr.contains(&input), "the file is not named: {outcome:#?}");
         place.assert_written(&[]);
@@ -425,10 +363,7 @@ fn missing_column_is_refused() {
 #[test]
 fn truncated_last_line_is_refused() {
     assert_text_refused(&format!("{HEADER}\n{ROW}\n{ROW}\n2013,1,2,600,20,3"), &["4"]);
-    assert_text_refused(
-        &format!("{HEADER}\n{ROW}\n{ROW}\n2013,1,2,600,20,30,\"UA,7,N1,EWR"),
-        &["4"],
-    );
+    assert_text_refused(&format!("{HEADER}\n{ROW}\n{ROW}\n2013,1,2,600,20,30,\"UA,7,N1,EWR"), &["4"]);
 }
 
 #[test]
@@ -437,21 +372,14 @@ fn malformed_field_is_named_with_file_line_column_and_value() {
         ("2013,1,2,600,soon,30,UA,7,N1,EWR,BOS", "dep_delay", "soon"),
         ("2013,1,2,600,20,3O,UA,7,N1,EWR,BOS", "arr_delay", "3O"),
         ("2013,1,2,600,NA,30,UA,7,N1,EWR,BOS", "dep_delay", "NA"),
-        (
-            "2013,1,2,600,99999999999999999999,30,UA,7,N1,EWR,BOS",
-            "dep_delay",
-            "99999999999999999999",
-        ),
+        ("2013,1,2,600,99999999999999999999,30,UA,7,N1,EWR,BOS", "dep_delay", "99999999999999999999"),
         ("2013,1,2,600,20,30,UA,seven,N1,EWR,BOS", "flight", "seven"),
         ("MMXIII,1,2,600,20,30,UA,7,N1,EWR,BOS", "year", "MMXIII"),
         ("2013,13,2,600,20,30,UA,7,N1,EWR,BOS", "month", "13"),
         ("2013,1,32,600,20,30,UA,7,N1,EWR,BOS", "day", "32"),
         ("2013,2,29,600,20,30,UA,7,N1,EWR,BOS", "day", "29"),
     ] {
-        assert_text_refused(
-            &format!("{HEADER}\n{ROW}\n{ROW}\n{row}\n{ROW}\n"),
-            &["4", column, value],
-        );
+        assert_text_refused(&format!("{HEADER}\n{ROW}\n{ROW}\n{row}\n{ROW}\n"), &["4", column, value]);
     }
 }
 
@@ -467,25 +395,17 @@ fn date_before_the_line_above_is_refused() {
     let earlier = "2012,12,31,600,20,30,UA,7,N1,EWR,BOS";
     assert_text_refused(&format!("{HEADER}\n{ROW}\n{ROW}\n{earlier}\n"), &["4"]);
     // Also in rows that the job would skip, or count as cancelled.
-    assert_text_refused(
-        &format!("{HEADER}\n{ROW}\n2013,1,1,600,20,30,UA,7,NA,EWR,BOS\n"),
-        &["3"],
-    );
+    assert_text_refused(&format!("{HEADER}\n{ROW}\n2013,1,1,600,20,30,UA,7,NA,EWR,BOS\n"), &["3"]);
     assert_text_refused(&format!("{HEADER}\n{ROW}\n2013,1,1,NA,NA,NA,UA,7,N1,EWR,BOS\n"), &["3"]);
 }
 
 #[test]
 fn data_error_ends_every_process_of_the_job() {
     let place = Place::new();
-    let (input, hosts) = (
-        place.input(&format!("{HEADER}\n{ROW}\n2013,1,2,soon\n")),
-        place.hostfile(2),
-    );
+    let (input, hosts) = (place.input(&format!("{HEADER}\n{ROW}\n2013,1,2,soon\n")), place.hostfile(2));
     let output = place.path("out/alerts-{process}.jsonl");
     let processes = ["0", "1"].map(|process| {
-        Process::start(&[
-            "-n", "2", "-p", process, "-w", "2", "-h", &hosts, "--input", &input, "--output", &output,
-        ])
+        Process::start(&["-n", "2", "-p", process, "-w", "2", "-h", &hosts, "--input", &input, "--output", &output])
     });
     let [first, second] = processes.map(Process::finish);
     first.assert_refused(DATA, &[&input, "3"]);

@@ -19,31 +19,20 @@ fn advised(reference: &Reference, advice: &str) -> usize {
 
 /// The sums that hold for every file.
 fn assert_sums(reference: &Reference) {
-    assert_eq!(
-        reference.rows,
-        reference.skipped + reference.cancelled + reference.flown
-    );
+    assert_eq!(reference.rows, reference.skipped + reference.cancelled + reference.flown);
     assert_eq!(reference.alerts.len(), reference.by_advice.values().sum::<usize>());
     let reported: usize = reference
         .report
         .lines()
         .skip(1)
-        .map(|line| {
-            line.rsplit(',')
-                .next()
-                .and_then(|count| count.parse::<usize>().ok())
-                .expect("a count")
-        })
+        .map(|line| line.rsplit(',').next().and_then(|count| count.parse::<usize>().ok()).expect("a count"))
         .sum();
     assert_eq!(reference.alerts.len(), reported);
 }
 
 #[test]
 fn january_file_is_the_one_its_readme_names() {
-    assert_eq!(
-        sha256(JANUARY),
-        "a07b68f99deaefb99fde8f8b21fdc075217f72117a052339f348b1b3ec928985"
-    );
+    assert_eq!(sha256(JANUARY), "a07b68f99deaefb99fde8f8b21fdc075217f72117a052339f348b1b3ec928985");
     assert!(include_str!("../../examples/data/README.md").contains(&sha256(JANUARY)));
 }
 
@@ -58,20 +47,14 @@ fn january_has_the_known_rows_and_alerts() {
     assert_eq!(advised(&january, "rebook connections"), 572);
     assert_eq!(advised(&january, "swap aircraft"), 151);
     assert_eq!(january.longest_streak, 8);
-    assert_eq!(
-        sha256(&january.sorted_lines()),
-        "1920438b1839f06e07a37949747dad00af585f98db4d4372d6a4cbdf5604a4e5"
-    );
+    assert_eq!(sha256(&january.sorted_lines()), "1920438b1839f06e07a37949747dad00af585f98db4d4372d6a4cbdf5604a4e5");
 }
 
 #[test]
 fn january_report_has_the_known_rows() {
     let january = interpret(JANUARY);
     assert_eq!(january.report.lines().count(), 1 + 236);
-    assert_eq!(
-        sha256(&january.report),
-        "9d2ec40172e512f4360e450f6f7418004a39c5c23b64e23c7440569bb65a2fd4"
-    );
+    assert_eq!(sha256(&january.report), "9d2ec40172e512f4360e450f6f7418004a39c5c23b64e23c7440569bb65a2fd4");
 }
 
 #[test]
@@ -109,20 +92,14 @@ fn generated_file_has_all_kinds_of_rows() {
         let text = generate(seed, 3_000);
         assert_eq!(text, generate(seed, 3_000), "seed {seed}");
         assert_ne!(text, generate(seed + 1, 3_000), "seed {seed}");
-        assert!(
-            !text.starts_with("year,"),
-            "seed {seed}: columns stand in the usual order"
-        );
+        assert!(!text.starts_with("year,"), "seed {seed}: columns stand in the usual order");
         for part in ["NA", "\"\"", "second line", "2012-02-29", "2012-03-"] {
             assert!(text.contains(part), "seed {seed}: no {part:?}");
         }
         let reference = interpret(&text);
         assert_sums(&reference);
         assert_eq!(reference.rows, 3_000, "seed {seed}");
-        assert!(
-            reference.skipped > 50 && reference.cancelled > 50,
-            "seed {seed}: {reference:?}"
-        );
+        assert!(reference.skipped > 50 && reference.cancelled > 50, "seed {seed}: {reference:?}");
         assert!(reference.longest_streak > 3, "seed {seed}");
         for advice in ["shorten turnaround", "rebook connections", "swap aircraft"] {
             assert!(advised(&reference, advice) > 10, "seed {seed}: {advice}");

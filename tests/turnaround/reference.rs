@@ -18,19 +18,8 @@ use std::fmt::Write as _;
 const LATE: i64 = 15;
 
 /// The columns that the job reads.
-const COLUMNS: [&str; 11] = [
-    "year",
-    "month",
-    "day",
-    "dep_time",
-    "dep_delay",
-    "arr_delay",
-    "carrier",
-    "flight",
-    "tailnum",
-    "origin",
-    "dest",
-];
+const COLUMNS: [&str; 11] =
+    ["year", "month", "day", "dep_time", "dep_delay", "arr_delay", "carrier", "flight", "tailnum", "origin", "dest"];
 
 /// All that the job puts out for one file.
 #[derive(Debug)]
@@ -88,19 +77,8 @@ pub(crate) fn interpret(csv_text: &str) -> Reference {
 
     for row in reader.records() {
         let row = row.expect("a row");
-        let [
-            year,
-            month,
-            day,
-            dep_time,
-            dep_delay,
-            arr_delay,
-            carrier,
-            flight,
-            tailnum,
-            origin,
-            dest,
-        ] = place.map(|index| &row[index]);
+        let [year, month, day, dep_time, dep_delay, arr_delay, carrier, flight, tailnum, origin, dest] =
+            place.map(|index| &row[index]);
         reference.rows += 1;
         if tailnum.is_empty() || tailnum == "NA" {
             reference.skipped += 1;
@@ -115,11 +93,7 @@ pub(crate) fn interpret(csv_text: &str) -> Reference {
         let dep_delay = number(dep_delay);
         let aircraft = fleet.entry(tailnum.to_owned()).or_default();
         let previous = aircraft.arr_delay;
-        aircraft.arr_delay = if arr_delay == "NA" {
-            None
-        } else {
-            Some(number(arr_delay))
-        };
+        aircraft.arr_delay = if arr_delay == "NA" { None } else { Some(number(arr_delay)) };
         let Some(previous) = previous.filter(|minutes| *minutes >= LATE && dep_delay >= LATE) else {
             aircraft.streak = 0;
             continue;
@@ -157,9 +131,7 @@ pub(crate) fn interpret(csv_text: &str) -> Reference {
 }
 
 fn number(field: &str) -> i64 {
-    field
-        .parse()
-        .unwrap_or_else(|error| panic!("not a number: {field:?}: {error}"))
+    field.parse().unwrap_or_else(|error| panic!("not a number: {field:?}: {error}"))
 }
 
 fn quoted(text: &str) -> String {
@@ -171,11 +143,7 @@ fn quoted(text: &str) -> String {
 /// Few aircraft fly much and late, so that streaks build up; dates ascend from 29 February 2012, some days are left out.
 pub(crate) fn generate(seed: u64, rows: usize) -> String {
     let mut random = Random(seed);
-    let mut columns: Vec<&str> = COLUMNS
-        .iter()
-        .copied()
-        .chain(["time_hour", "remark", "air_time"])
-        .collect();
+    let mut columns: Vec<&str> = COLUMNS.iter().copied().chain(["time_hour", "remark", "air_time"]).collect();
     for last in (1..columns.len()).rev() {
         columns.swap(last, random.below(last as u64 + 1) as usize);
     }
@@ -218,9 +186,7 @@ pub(crate) fn generate(seed: u64, rows: usize) -> String {
             "tailnum" => tailnum.clone(),
             "origin" => random.pick(&["EWR", "JFK", "LGA"]).to_owned(),
             "dest" => random.pick(&["BOS", "ORD", "SFO", "Paris, \"CDG\""]).to_owned(),
-            "remark" => random
-                .pick(&["", "NA", "on time", "gate \"A\", then B", "first line\nsecond line"])
-                .to_owned(),
+            "remark" => random.pick(&["", "NA", "on time", "gate \"A\", then B", "first line\nsecond line"]).to_owned(),
             "time_hour" => format!("{year:04}-{month:02}-{day:02}T10:00:00Z"),
             _ => random.below(400).to_string(),
         });

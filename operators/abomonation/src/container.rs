@@ -35,9 +35,7 @@ enum Store<R> {
 impl<R: AbomRow> AbomVec<R> {
     /// A container without rows.
     pub const fn new() -> Self {
-        Self {
-            store: Store::Owned(Vec::new()),
-        }
+        Self { store: Store::Owned(Vec::new()) }
     }
 
     /// The rows. Those received are read in place.
@@ -81,9 +79,7 @@ impl<R: AbomRow> ContainerBytes for AbomVec<R> {
         // SAFETY: timely hands over what a peer's `into_bytes` wrote. That the peer is a trusted process of this build
         // is what whoever chooses this container vouches for; accidents are found by the checksum and the fingerprint.
         match unsafe { wire::decode(&bytes) } {
-            Ok(slab) => Self {
-                store: Store::Received(slab),
-            },
+            Ok(slab) => Self { store: Store::Received(slab) },
             Err(error) => panic!(
                 "an exchanged container was refused: {error}; check that all processes run one binary, then restart \
                  the job from its last checkpoint"
@@ -97,10 +93,7 @@ impl<R: AbomRow> ContainerBytes for AbomVec<R> {
 
     fn into_bytes<W: Write>(&self, writer: &mut W) {
         if let Err(error) = writer.write_all(&wire::encode(self.rows())) {
-            panic!(
-                "a container was not written, of {} bytes: {error}",
-                self.length_in_bytes()
-            );
+            panic!("a container was not written, of {} bytes: {error}", self.length_in_bytes());
         }
     }
 }
@@ -141,9 +134,7 @@ impl<R: AbomRow> SizableContainer for AbomVec<R> {
         if self.rows().is_empty() && !matches!(&self.store, Store::Owned(rows) if rows.capacity() > 0) {
             // A received stash has nothing to offer: its memory is not a `Vec`'s.
             *self = match stash.take() {
-                Some(Self {
-                    store: Store::Owned(mut rows),
-                }) => {
+                Some(Self { store: Store::Owned(mut rows) }) => {
                     rows.clear();
                     Self::from(rows)
                 }
@@ -224,9 +215,7 @@ impl<R: AbomRow> Clone for AbomVec<R> {
 
 impl<R: AbomRow> From<Vec<R>> for AbomVec<R> {
     fn from(rows: Vec<R>) -> Self {
-        Self {
-            store: Store::Owned(rows),
-        }
+        Self { store: Store::Owned(rows) }
     }
 }
 

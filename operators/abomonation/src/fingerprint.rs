@@ -9,11 +9,7 @@ const BUILD: Fingerprint = Fingerprint::new()
     .text("abomonation 0.7.3")
     .text(env!("TIMELY_AGENTS_BUILD"))
     .number(size_of::<usize>() as u64)
-    .text(if cfg!(target_endian = "little") {
-        "little"
-    } else {
-        "big"
-    })
+    .text(if cfg!(target_endian = "little") { "little" } else { "big" })
     .text(if cfg!(debug_assertions) { "debug" } else { "release" });
 
 /// The fingerprint of this build's containers of rows `R`.
@@ -107,9 +103,6 @@ mod tests {
     #[test]
     fn the_build_names_its_compiler_and_target() {
         let build = env!("TIMELY_AGENTS_BUILD");
-        assert!(
-            build.contains("rustc ") && build.contains(std::env::consts::ARCH),
-            "{build}"
-        );
+        assert!(build.contains("rustc ") && build.contains(std::env::consts::ARCH), "{build}");
     }
 }

@@ -72,9 +72,7 @@ macro_rules! fields {
     )+};
 }
 
-fields!(
-    u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, f32, f64, String
-);
+fields!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, f32, f64, String);
 
 /// Pointer, length and capacity, and nothing between them that could be padding.
 const _: () = assert!(size_of::<String>() == 3 * size_of::<usize>());
@@ -117,10 +115,7 @@ pub const fn shape(size: usize, align: usize, fields: &[(usize, usize, &str)]) -
         filled += size;
         index += 1;
     }
-    assert!(
-        filled == size,
-        "the row has padding, which must not reach the wire: widen its fields until it has none"
-    );
+    assert!(filled == size, "the row has padding, which must not reach the wire: widen its fields until it has none");
     shape.finish()
 }
 

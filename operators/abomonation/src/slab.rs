@@ -32,11 +32,7 @@ impl<R: AbomRow> Slab<R> {
     /// `payload` was written by [`wire::encode`](crate::wire::encode) for rows `R`, in a process of this same build.
     pub(crate) unsafe fn copy_from(payload: &[u8], rows: usize) -> Option<Self> {
         let heads = rows.checked_mul(size_of::<R>())?;
-        assert!(
-            heads <= payload.len(),
-            "{rows} rows do not fit into {} bytes",
-            payload.len()
-        );
+        assert!(heads <= payload.len(), "{rows} rows do not fit into {} bytes", payload.len());
 
         let mut slab = Self::allocate(payload.len(), rows);
         let start = slab.start.as_ptr();
@@ -71,12 +67,7 @@ impl<R: AbomRow> Slab<R> {
             let start = unsafe { alloc(layout) };
             NonNull::new(start.cast::<R>()).unwrap_or_else(|| handle_alloc_error(layout))
         };
-        Self {
-            start,
-            layout,
-            rows: 0,
-            owns: PhantomData,
-        }
+        Self { start, layout, rows: 0, owns: PhantomData }
     }
 
     /// The rows.

@@ -70,11 +70,7 @@ pub(crate) fn encode<R: AbomRow>(rows: &[R]) -> Vec<u8> {
         let written = unsafe { row.entomb(&mut bytes) };
         written.unwrap_or_else(|error| unreachable!("memory refused the text of a row: {error}"));
     }
-    assert_eq!(
-        bytes.len(),
-        HEADER + size_of_val(rows) + text,
-        "a row wrote other text than it announced"
-    );
+    assert_eq!(bytes.len(), HEADER + size_of_val(rows) + text, "a row wrote other text than it announced");
     bytes.resize(length - SEAL, 0);
     let seal = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&seal.to_le_bytes());
@@ -95,11 +91,7 @@ pub(crate) unsafe fn decode<R: AbomRow>(bytes: &[u8]) -> Result<Slab<R>, WireErr
     if found != expected {
         return Err(WireError::Foreign { found, expected });
     }
-    let lengths = WireError::Lengths {
-        rows,
-        text,
-        bytes: bytes.len(),
-    };
+    let lengths = WireError::Lengths { rows, text, bytes: bytes.len() };
     let payload = payload_length::<R>(rows, text).filter(|payload| sealed_length(*payload) == bytes.len());
     let Some(payload) = payload else {
         return Err(lengths);
@@ -118,11 +110,7 @@ fn check_seal(bytes: &[u8]) -> Result<&[u8], WireError> {
     let (sealed, complement) = (seal as u32, (seal >> 32) as u32);
     let found = crc32c::crc32c(body);
     if found != sealed || found != !complement {
-        return Err(WireError::Changed {
-            found,
-            sealed,
-            bytes: bytes.len(),
-        });
+        return Err(WireError::Changed { found, sealed, bytes: bytes.len() });
     }
     Ok(body)
 }

@@ -39,15 +39,9 @@ where
     C: Rows + Container + Clone + ContainerBytes + SizableContainer + PushInto<Row> + Send,
     CapacityContainerBuilder<C>: PushInto<Row> + for<'a> PushInto<C::Item<'a>>,
 {
-    let config = Config {
-        communication,
-        worker: WorkerConfig::default(),
-    };
+    let config = Config { communication, worker: WorkerConfig::default() };
     let guards = timely::execute(config, |worker| {
-        let (index, totals) = (
-            worker.index() as u64,
-            std::rc::Rc::<std::cell::RefCell<Totals>>::default(),
-        );
+        let (index, totals) = (worker.index() as u64, std::rc::Rc::<std::cell::RefCell<Totals>>::default());
         let seen = totals.clone();
         let mut input = InputHandle::<u64, CapacityContainerBuilder<C>>::new_with_builder();
         let probe = worker.dataflow(|scope| {
@@ -86,27 +80,14 @@ where
         totals
     });
     let guards = guards.expect("the workers start");
-    guards
-        .join()
-        .into_iter()
-        .map(|totals| totals.expect("the worker ends"))
-        .collect()
+    guards.join().into_iter().map(|totals| totals.expect("the worker ends")).collect()
 }
 
 #[test]
 fn two_workers_that_exchange_bytes_agree_with_timelys_container() {
     let expected = totals::<Vec<Row>>(Communication::Process(2));
-    assert_eq!(
-        expected
-            .iter()
-            .map(|worker| worker.values().map(|total| total.0).sum::<u64>())
-            .sum::<u64>(),
-        7000
-    );
-    assert!(
-        expected.iter().all(|worker| !worker.is_empty()),
-        "both workers hold keys"
-    );
+    assert_eq!(expected.iter().map(|worker| worker.values().map(|total| total.0).sum::<u64>()).sum::<u64>(), 7000);
+    assert!(expected.iter().all(|worker| !worker.is_empty()), "both workers hold keys");
     assert_eq!(totals::<AbomVec<Row>>(Communication::ProcessBinary(2)), expected);
     assert_eq!(totals::<Vec<Row>>(Communication::ProcessBinary(2)), expected);
 }
@@ -115,8 +96,5 @@ fn two_workers_that_exchange_bytes_agree_with_timelys_container() {
 fn workers_that_share_memory_exchange_without_encoding() {
     let expected = totals::<Vec<Row>>(Communication::Thread);
     assert_eq!(totals::<AbomVec<Row>>(Communication::Thread), expected);
-    assert_eq!(
-        totals::<AbomVec<Row>>(Communication::Process(2)),
-        totals::<Vec<Row>>(Communication::Process(2))
-    );
+    assert_eq!(totals::<AbomVec<Row>>(Communication::Process(2)), totals::<Vec<Row>>(Communication::Process(2)));
 }

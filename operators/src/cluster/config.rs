@@ -95,18 +95,8 @@ impl ClusterConfig {
         opts.optflag("r", report, "reports connection progress");
         opts.optflag("z", "zerocopy", "enable zero-copy for intra-process communication");
         timely::WorkerConfig::install_options(opts);
-        opts.optopt(
-            "",
-            "connect-timeout",
-            "how long processes wait for each other (default 30)",
-            "SECONDS",
-        );
-        opts.optopt(
-            "",
-            "token-file",
-            "file with a token that all processes must share",
-            "FILE",
-        );
+        opts.optopt("", "connect-timeout", "how long processes wait for each other (default 30)", "SECONDS");
+        opts.optopt("", "token-file", "file with a token that all processes must share", "FILE");
         for name in own.iter().filter(|name| **name != "report") {
             let taken = [
                 "threads",
@@ -161,10 +151,7 @@ impl ClusterConfig {
                 Some(text) => seconds(&text)?,
                 None => Duration::from_secs(CONNECT_TIMEOUT_S),
             },
-            token: matches
-                .opt_str("token-file")
-                .map(|path| Secret::read(Path::new(&path)))
-                .transpose()?,
+            token: matches.opt_str("token-file").map(|path| Secret::read(Path::new(&path))).transpose()?,
             ..Self::single(threads)
         };
         config.validate()?;
@@ -181,9 +168,7 @@ impl ClusterConfig {
             return Ok(());
         }
         if self.job.len().max(self.fingerprint.as_deref().map_or(0, str::len)) > NAME_LIMIT {
-            return Err(Failure::usage(format!(
-                "the job's name or fingerprint is longer than {NAME_LIMIT} bytes"
-            )));
+            return Err(Failure::usage(format!("the job's name or fingerprint is longer than {NAME_LIMIT} bytes")));
         }
         if self.addresses.len() != self.processes {
             return Err(Failure::usage(format!(
@@ -223,11 +208,7 @@ impl ClusterConfig {
 /// ```
 pub fn usage_failure(program: &str, error: &Fail) -> Failure {
     let dashed = |name: &String| {
-        if name.chars().count() == 1 {
-            format!("-{name}")
-        } else {
-            format!("--{name}")
-        }
+        if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") }
     };
     let what = match error {
         Fail::ArgumentMissing(name) => format!("option {} needs a value", dashed(name)),
@@ -280,13 +261,9 @@ fn check_shape(threads: usize, processes: usize, process: usize) -> Result<(), F
 
 fn default_addresses(processes: usize) -> Result<Vec<String>, Failure> {
     if FIRST_PORT + processes - 1 > usize::from(u16::MAX) {
-        return Err(Failure::usage(format!(
-            "-n {processes}: too many processes for one host"
-        )));
+        return Err(Failure::usage(format!("-n {processes}: too many processes for one host")));
     }
-    Ok((0..processes)
-        .map(|i| format!("localhost:{}", FIRST_PORT + i))
-        .collect())
+    Ok((0..processes).map(|i| format!("localhost:{}", FIRST_PORT + i)).collect())
 }
 
 /// The first `processes` lines; timely, too, lets a longer file serve smaller jobs.
@@ -298,19 +275,12 @@ fn read_hostfile(path: &Path, processes: usize) -> Result<Vec<String>, Failure> 
         let line = line.trim();
         check_address(line).map_err(|why| wrong(format!("line {}: {why}", index + 1)))?;
         if let Some(other) = addresses.iter().position(|a| a == line) {
-            return Err(wrong(format!(
-                "line {}: {line} is on line {} already",
-                index + 1,
-                other + 1
-            )));
+            return Err(wrong(format!("line {}: {line} is on line {} already", index + 1, other + 1)));
         }
         addresses.push(line.to_owned());
     }
     if addresses.len() < processes {
-        return Err(wrong(format!(
-            "it has {} lines, the job has {processes} processes",
-            addresses.len()
-        )));
+        return Err(wrong(format!("it has {} lines, the job has {processes} processes", addresses.len())));
     }
     Ok(addresses)
 }
@@ -320,9 +290,7 @@ fn check_address(address: &str) -> Result<(), String> {
     if address.is_empty() {
         return Err("it is blank where host:port is expected".to_owned());
     }
-    let (host, port) = address
-        .rsplit_once(':')
-        .ok_or_else(|| format!("{address} is not host:port"))?;
+    let (host, port) = address.rsplit_once(':').ok_or_else(|| format!("{address} is not host:port"))?;
     let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
     if host.is_empty() || bare_v6 || address.contains(char::is_whitespace) {
         return Err(format!("{address} is not host:port"));

@@ -48,15 +48,7 @@ impl Control {
 
     fn with(process: usize, processes: usize, generation: u64, events: Option<Sender<Event>>) -> Self {
         let state = Mutex::default();
-        Self {
-            shared: Arc::new(Shared {
-                process,
-                processes,
-                generation,
-                events,
-                state,
-            }),
-        }
+        Self { shared: Arc::new(Shared { process, processes, generation, events, state }) }
     }
 
     /// Ends the job in all its processes because of `failure`, unless it fails for another reason already.

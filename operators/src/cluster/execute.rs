@@ -68,11 +68,7 @@ where
 {
     quiet::install();
     config.validate()?;
-    let links = if config.processes > 1 {
-        form(config)?
-    } else {
-        vec![None]
-    };
+    let links = if config.processes > 1 { form(config)? } else { vec![None] };
     let (events, inbox) = unbounded();
     let control = Control::new(config.process, config.processes, config.generation, events.clone());
     let names = (0..config.processes).map(|i| config.name_of(i)).collect();
@@ -106,10 +102,7 @@ where
                 let _ = control.shutdown(Shutdown::Both);
             }
             let mut slots = slots.lock().unwrap_or_else(PoisonError::into_inner);
-            Ok(slots
-                .drain(..)
-                .map(|result| result.expect("a worker leaves its result before it is done"))
-                .collect())
+            Ok(slots.drain(..).map(|result| result.expect("a worker leaves its result before it is done")).collect())
         }
         (Err((failure, report)), guards) => {
             // Joining would wait for parked threads.
@@ -225,11 +218,7 @@ fn builders(
     if config.processes == 1 && config.threads == 1 {
         return Ok((vec![AllocatorBuilder::Thread(ThreadBuilder)], Box::new(())));
     }
-    let inner = if config.zerocopy {
-        ProcessBuilder::new_bytes_vector
-    } else {
-        ProcessBuilder::new_typed_vector
-    };
+    let inner = if config.zerocopy { ProcessBuilder::new_bytes_vector } else { ProcessBuilder::new_typed_vector };
     let inner = inner(config.threads, hooks.refill.clone(), hooks.spill.clone());
     if config.processes == 1 {
         let builders = inner.into_iter().map(AllocatorBuilder::Process).collect();

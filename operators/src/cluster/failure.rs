@@ -129,10 +129,7 @@ mod tests {
     #[test]
     fn messages_are_one_short_line() {
         let panic = Failure::panic("assertion `left == right` failed\n  left: 1\n right: \u{1b}[31m2");
-        assert_eq!(
-            panic.to_string(),
-            "assertion `left == right` failed left: 1 right: [31m2"
-        );
+        assert_eq!(panic.to_string(), "assertion `left == right` failed left: 1 right: [31m2");
         assert_eq!(Failure::data("two  spaces stay").message(), "two  spaces stay");
         let long = Failure::data("é".repeat(LIMIT));
         assert!(long.message().len() <= LIMIT && long.message().len() > LIMIT - 2);
@@ -141,12 +138,7 @@ mod tests {
     #[test]
     fn only_usage_exits_with_2() {
         assert_eq!(Failure::usage("").exit_code(), 2);
-        for failure in [
-            Failure::data(""),
-            Failure::peer(""),
-            Failure::panic(""),
-            Failure::cluster(""),
-        ] {
+        for failure in [Failure::data(""), Failure::peer(""), Failure::panic(""), Failure::cluster("")] {
             assert_eq!(failure.exit_code(), 1);
         }
     }

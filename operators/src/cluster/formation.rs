@@ -186,12 +186,7 @@ impl<'a> Formation<'a> {
     }
 
     fn links(self) -> Vec<Option<Link>> {
-        let link = |slot: Slot| {
-            Some(Link {
-                data: slot.data?,
-                control: slot.control?,
-            })
-        };
+        let link = |slot: Slot| Some(Link { data: slot.data?, control: slot.control? });
         self.slots.into_iter().map(link).collect()
     }
 
@@ -207,10 +202,7 @@ impl<'a> Formation<'a> {
 
     /// The end because of a mismatch with `peer`, which sees it too.
     fn mismatch(&self, peer: usize, why: String) -> End {
-        End {
-            knows: Some(peer),
-            ..self.end(Failure::cluster(why))
-        }
+        End { knows: Some(peer), ..self.end(Failure::cluster(why)) }
     }
 
     fn timeout(&self) -> Failure {
@@ -326,11 +318,7 @@ impl<'a> Formation<'a> {
                 Ok(())
             }
             Found::Mismatch { peer, why } => Err(self.mismatch(peer, why)),
-            Found::Told { peer, report } => Err(End {
-                failure: report.failure(),
-                report,
-                knows: Some(peer),
-            }),
+            Found::Told { peer, report } => Err(End { failure: report.failure(), report, knows: Some(peer) }),
         }
     }
 
@@ -410,10 +398,8 @@ impl<'a> Formation<'a> {
             },
             Waiting::Frame | Waiting::Nothing => Ok(()),
             Waiting::Closed => {
-                self.slots[peer] = Slot {
-                    hint: Some(Hint::Broken("it came, and left again".to_owned())),
-                    ..Slot::default()
-                };
+                self.slots[peer] =
+                    Slot { hint: Some(Hint::Broken("it came, and left again".to_owned())), ..Slot::default() };
                 if peer < self.config.process {
                     self.spawn_connector(peer).map_err(|failure| self.end(failure))?;
                 }
@@ -428,18 +414,16 @@ impl<'a> Formation<'a> {
         let identity = self.identity.clone();
         let deadline = self.deadline.at_most(PATIENCE);
         let found = self.found.clone();
-        thread::Builder::new()
-            .name("cluster:accept".to_owned())
-            .spawn(move || {
-                let result = match identity.accept(&stream, deadline) {
-                    Ok(hello) => Found::Accepted { stream, hello, from },
-                    Err((claims, Problem::Rejected(why) | Problem::Broken(why) | Problem::Mismatch(why))) => {
-                        Found::Rejected { claims, from, why }
-                    }
-                };
-                // Nobody listens any more once the cluster has formed.
-                let _ = found.send(result);
-            })?;
+        thread::Builder::new().name("cluster:accept".to_owned()).spawn(move || {
+            let result = match identity.accept(&stream, deadline) {
+                Ok(hello) => Found::Accepted { stream, hello, from },
+                Err((claims, Problem::Rejected(why) | Problem::Broken(why) | Problem::Mismatch(why))) => {
+                    Found::Rejected { claims, from, why }
+                }
+            };
+            // Nobody listens any more once the cluster has formed.
+            let _ = found.send(result);
+        })?;
         Ok(())
     }
 
@@ -572,16 +556,9 @@ mod tests {
             move || form(&config)
         });
         let mut other = connector(2, &addresses);
-        other.identity = Identity::new(&ClusterConfig {
-            threads: 2,
-            ..config(2, &addresses)
-        })
-        .unwrap();
+        other.identity = Identity::new(&ClusterConfig { threads: 2, ..config(2, &addresses) }).unwrap();
         let mismatch = persist(&other, |_| false).unwrap_err();
-        assert!(
-            mismatch.contains("-w 1 -n 3") && mismatch.contains("-w 2 -n 3"),
-            "{mismatch}"
-        );
+        assert!(mismatch.contains("-w 1 -n 3") && mismatch.contains("-w 2 -n 3"), "{mismatch}");
         let told = persist(&connector(1, &addresses), |_| false).unwrap_err();
         assert!(told.contains("-w 1 -n 3") && told.contains("-w 2 -n 3"), "{told}");
         assert_eq!(forming.join().unwrap().unwrap_err(), Failure::cluster(told));

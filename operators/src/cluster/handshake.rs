@@ -123,12 +123,7 @@ impl Identity {
     }
 
     fn hello(&self, expects: usize, purpose: Purpose) -> Result<Hello> {
-        Ok(Hello {
-            expects,
-            purpose,
-            nonce: random()?,
-            ..self.hello.clone()
-        })
+        Ok(Hello { expects, purpose, nonce: random()?, ..self.hello.clone() })
     }
 
     /// The connector's side, until the acceptor, which must be `peer`, has admitted it.
@@ -188,16 +183,10 @@ impl Identity {
 
     /// The acceptor's judgement of a connector that has proved itself.
     pub(super) fn judge(&self, other: &Hello) -> std::result::Result<(), (Refusal, Problem)> {
-        let own = Hello {
-            expects: other.process,
-            ..self.hello.clone()
-        };
+        let own = Hello { expects: other.process, ..self.hello.clone() };
         judge(&own, other)?;
         if other.process <= own.process || other.process >= own.processes {
-            let why = format!(
-                "it connects as process {}, which it must not to this one",
-                other.process
-            );
+            let why = format!("it connects as process {}, which it must not to this one", other.process);
             return Err((Refusal::Mismatch, Problem::Rejected(why)));
         }
         Ok(())
@@ -217,18 +206,12 @@ fn judge(own: &Hello, other: &Hello) -> std::result::Result<(), (Refusal, Proble
     let stranger = |refusal, why| Err((refusal, Problem::Rejected(why)));
     let mismatch = |why| Err((Refusal::Mismatch, Problem::Mismatch(why)));
     if own.job != other.job {
-        return stranger(
-            Refusal::Job,
-            format!("it belongs to job {:?}, this process to {:?}", other.job, own.job),
-        );
+        return stranger(Refusal::Job, format!("it belongs to job {:?}, this process to {:?}", other.job, own.job));
     }
     if own.generation != other.generation {
         return stranger(
             Refusal::Generation,
-            format!(
-                "it is of generation {}, this process of {}",
-                other.generation, own.generation
-            ),
+            format!("it is of generation {}, this process of {}", other.generation, own.generation),
         );
     }
     if (own.threads, own.processes) != (other.threads, other.processes) {
@@ -254,16 +237,8 @@ fn judge(own: &Hello, other: &Hello) -> std::result::Result<(), (Refusal, Proble
     if other.expects != own.process || own.expects != other.process {
         return mismatch(format!(
             "process {} was reached as process {}: all need the same hostfile and their own -p",
-            if other.expects == own.process {
-                other.process
-            } else {
-                own.process
-            },
-            if other.expects == own.process {
-                own.expects
-            } else {
-                other.expects
-            },
+            if other.expects == own.process { other.process } else { own.process },
+            if other.expects == own.process { own.expects } else { other.expects },
         ));
     }
     Ok(())
@@ -443,11 +418,9 @@ mod tests {
             change(&mut config);
             config
         };
-        for other in [
-            with(|c| c.threads = 2),
-            with(|c| c.processes = 3),
-            with(|c| c.fingerprint = Some("f".to_owned())),
-        ] {
+        for other in
+            [with(|c| c.threads = 2), with(|c| c.processes = 3), with(|c| c.fingerprint = Some("f".to_owned()))]
+        {
             let (accepted, connected) = meet(&config(0), &other);
             assert!(matches!(accepted, Err(Problem::Mismatch(_))), "{accepted:?}");
             assert!(matches!(connected, Err(Problem::Mismatch(_))), "{connected:?}");
@@ -463,9 +436,7 @@ mod tests {
         acceptor.processes = 3;
         let (accepted, connected) = meet(&acceptor, &elsewhere);
         for end in [accepted, connected] {
-            let Err(Problem::Mismatch(why)) = end else {
-                panic!("{end:?}")
-            };
+            let Err(Problem::Mismatch(why)) = end else { panic!("{end:?}") };
             assert!(why.starts_with("process 1 was reached as process 0"), "{why}");
         }
     }

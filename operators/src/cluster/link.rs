@@ -82,9 +82,7 @@ impl Frame {
     /// Writes to each stream that takes it; the others' peers are gone or stuck and find out otherwise.
     pub(super) fn tell<'a>(&self, streams: impl IntoIterator<Item = &'a TcpStream>) {
         for mut stream in streams {
-            let sent = stream
-                .set_write_timeout(Some(WRITE_TIMEOUT))
-                .and_then(|()| self.write(&mut stream));
+            let sent = stream.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| self.write(&mut stream));
             if let Err(error) = sent {
                 tracing::debug!(%error, "a peer could not be told");
             }
@@ -131,12 +129,7 @@ mod tests {
 
     #[test]
     fn junk_is_an_error_and_costs_no_memory() {
-        for junk in [
-            &[2, 255, 255, 255, 255][..],
-            &[9, 0, 0, 0, 0],
-            &[1, 0, 0, 0, 1],
-            &[2, 0, 0, 0, 1, 255],
-        ] {
+        for junk in [&[2, 255, 255, 255, 255][..], &[9, 0, 0, 0, 0], &[1, 0, 0, 0, 1], &[2, 0, 0, 0, 1, 255]] {
             assert!(Frame::read(&mut &junk[..]).is_err());
         }
     }

@@ -50,11 +50,7 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn new(origin: usize, failure: &Failure) -> Self {
-        Self {
-            origin,
-            kind: failure.kind(),
-            message: failure.message().to_owned(),
-        }
+        Self { origin, kind: failure.kind(), message: failure.message().to_owned() }
     }
 
     /// As this process sees it.
@@ -92,13 +88,7 @@ pub(super) struct Supervisor {
 impl Supervisor {
     pub(super) fn new(process: usize, names: Vec<String>, threads: usize) -> Self {
         assert!(process < names.len() && threads > 0);
-        Self {
-            process,
-            goodbyes: vec![false; names.len()],
-            names,
-            working: threads,
-            broken: None,
-        }
+        Self { process, goodbyes: vec![false; names.len()], names, working: threads, broken: None }
     }
 
     pub(super) fn on(&mut self, event: Event) -> Step {
@@ -110,11 +100,7 @@ impl Supervisor {
                     return Step::Continue;
                 }
                 self.goodbyes[self.process] = true;
-                if self.goodbyes.len() == 1 {
-                    Step::Finished
-                } else {
-                    Step::SayGoodbye
-                }
+                if self.goodbyes.len() == 1 { Step::Finished } else { Step::SayGoodbye }
             }
             Event::Failed(failure) => self.fail(failure),
             Event::Broken { peer, why } => {
@@ -151,11 +137,7 @@ impl Supervisor {
 
     /// To be asked after the own goodbye was said, as the peers' may have come before.
     pub(super) fn finished(&self) -> Step {
-        if self.goodbyes.iter().all(|said| *said) {
-            Step::Finished
-        } else {
-            Step::Continue
-        }
+        if self.goodbyes.iter().all(|said| *said) { Step::Finished } else { Step::Continue }
     }
 
     fn fail(&self, failure: Failure) -> Step {
@@ -198,9 +180,7 @@ mod tests {
     #[test]
     fn a_peer_that_leaves_is_lost_unless_both_are_done() {
         let expected = Failure::peer("process 1 (h:1) was lost: connection closed");
-        let Step::Fail(failure, report) = supervisor(2, 1).on(lost(1)) else {
-            panic!("not a failure")
-        };
+        let Step::Fail(failure, report) = supervisor(2, 1).on(lost(1)) else { panic!("not a failure") };
         assert_eq!((failure, report.origin), (expected.clone(), 0));
 
         let mut s = supervisor(2, 1);
@@ -216,18 +196,12 @@ mod tests {
     fn a_report_keeps_its_origin_and_kind() {
         let report = Report::new(2, &Failure::data("bad line"));
         let event = Event::Told { report: report.clone() };
-        assert_eq!(
-            supervisor(3, 1).on(event),
-            Step::Fail(Failure::data("process 2 failed: bad line"), report)
-        );
+        assert_eq!(supervisor(3, 1).on(event), Step::Fail(Failure::data("process 2 failed: bad line"), report));
     }
 
     #[test]
     fn a_broken_connection_waits_for_its_cause() {
-        let broken = |why: &str| Event::Broken {
-            peer: Some(1),
-            why: why.to_owned(),
-        };
+        let broken = |why: &str| Event::Broken { peer: Some(1), why: why.to_owned() };
         let mut s = supervisor(2, 1);
         assert_eq!(s.on(broken("reset")), Step::StartGrace);
         assert_eq!(s.on(broken("again")), Step::Continue);

@@ -41,10 +41,7 @@ pub(super) struct Mailbox<T, I> {
 
 impl<T: EpochTime, I> Mailbox<T, I> {
     pub(super) fn new(run: Option<RunToken>) -> Self {
-        Mailbox {
-            run,
-            waiting: VecDeque::new(),
-        }
+        Mailbox { run, waiting: VecDeque::new() }
     }
 
     /// Adds an input behind all inputs of its epoch and before the epoch's notification.
@@ -56,8 +53,7 @@ impl<T: EpochTime, I> Mailbox<T, I> {
             .rev()
             .take_while(|w| w.time().epoch() > epoch || w.is_notify() && w.time().epoch() == epoch)
             .count();
-        self.waiting
-            .insert(self.waiting.len() - behind, Waiting::Input { time, bytes, input });
+        self.waiting.insert(self.waiting.len() - behind, Waiting::Input { time, bytes, input });
     }
 
     /// Adds a notification behind all work of its epoch; false when there is one already.
@@ -66,14 +62,8 @@ impl<T: EpochTime, I> Mailbox<T, I> {
         if self.waiting.iter().any(|w| w.is_notify() && w.time().epoch() == epoch) {
             return false;
         }
-        let behind = self
-            .waiting
-            .iter()
-            .rev()
-            .take_while(|w| w.time().epoch() > epoch)
-            .count();
-        self.waiting
-            .insert(self.waiting.len() - behind, Waiting::Notify { time });
+        let behind = self.waiting.iter().rev().take_while(|w| w.time().epoch() > epoch).count();
+        self.waiting.insert(self.waiting.len() - behind, Waiting::Notify { time });
         true
     }
 }

@@ -201,13 +201,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         facts: bool,
     ) -> Result<Self, Failure> {
         let index = KeyIndex::default();
-        let opening = Opening {
-            keys: index.keys(),
-            queue: queue.clone(),
-            worker,
-            peers,
-            facts,
-        };
+        let opening = Opening { keys: index.keys(), queue: queue.clone(), worker, peers, facts };
         if let Err(failure) = behavior.open(opening) {
             behavior.close();
             return Err(failure);
@@ -255,28 +249,17 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         if epoch == self.epoch || self.phase != Phase::Open {
             return;
         }
-        debug_assert!(
-            epoch.is_none_or(|new| self.epoch.is_some_and(|old| new >= old)),
-            "frontiers advance"
-        );
+        debug_assert!(epoch.is_none_or(|new| self.epoch.is_some_and(|old| new >= old)), "frontiers advance");
         self.epoch = epoch;
         self.behavior.advance(epoch);
         let sequence = self.behavior.sequence();
         let closed = |e: u64| epoch.is_none_or(|open| e < open);
         let released = |e: u64| {
-            if sequence.is_some() {
-                closed(e)
-            } else {
-                epoch.is_none_or(|open| e <= open)
-            }
+            if sequence.is_some() { closed(e) } else { epoch.is_none_or(|open| e <= open) }
         };
         loop {
             let inputs = self.later.first_key_value().map(|(e, _)| *e).filter(|e| released(*e));
-            let notify = self
-                .notifications
-                .first_key_value()
-                .map(|(e, _)| *e)
-                .filter(|e| closed(*e));
+            let notify = self.notifications.first_key_value().map(|(e, _)| *e).filter(|e| closed(*e));
             match (inputs, notify) {
                 (Some(i), n) if n.is_none_or(|n| i <= n) => self.release(i, sequence),
                 (_, Some(n)) => {
@@ -322,10 +305,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let index = &mut self.index;
         ids.extend(batch.iter().map(|item| index.id(intake.key(item))));
         if self.states.len() < self.index.len() {
-            self.states.resize_with(self.index.len(), || KeyState {
-                sequence: 0,
-                mailbox: None,
-            });
+            self.states.resize_with(self.index.len(), || KeyState { sequence: 0, mailbox: None });
             self.behavior.admit(self.index.len());
         }
         let epoch = time.epoch();
@@ -336,12 +316,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 let input = intake.input(item);
                 let bytes = B::input_bytes(&input);
                 self.ahead_bytes += bytes;
-                later.push(Arrived {
-                    time: time.clone(),
-                    key,
-                    bytes,
-                    input,
-                });
+                later.push(Arrived { time: time.clone(), key, bytes, input });
             }
         } else {
             if self.backlog.is_empty() {
@@ -358,12 +333,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 let input = intake.input(item);
                 let bytes = B::input_bytes(&input);
                 self.waiting_bytes += bytes;
-                self.backlog.push_back(Arrived {
-                    time: time.clone(),
-                    key,
-                    bytes,
-                    input,
-                });
+                self.backlog.push_back(Arrived { time: time.clone(), key, bytes, input });
             }
         }
         self.ids = ids;
@@ -457,10 +427,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     fn wait(&mut self, time: T, key: KeyId, input: B::Input) {
         let bytes = B::input_bytes(&input);
         self.waiting_bytes += bytes;
-        let mailbox = self.states[key.index()]
-            .mailbox
-            .as_mut()
-            .expect("a busy key has a mailbox");
+        let mailbox = self.states[key.index()].mailbox.as_mut().expect("a busy key has a mailbox");
         mailbox.push_input(time, bytes, input);
     }
 
@@ -479,10 +446,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         K: Sink<T, E::Item, B::Tagged>,
     {
         let state = &mut self.states[key.index()];
-        debug_assert!(
-            state.mailbox.as_ref().is_none_or(|m| m.run.is_none()),
-            "one run per key"
-        );
+        debug_assert!(state.mailbox.as_ref().is_none_or(|m| m.run.is_none()), "one run per key");
         state.sequence += 1;
         head.key = key;
         head.sequence = state.sequence;
@@ -547,10 +511,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         K: Sink<T, E::Item, B::Tagged>,
     {
         let token = head.token;
-        let deadline = self.behavior.run_timeout().map(|limit| {
-            self.timers
-                .add(self.now.saturating_add(limit.as_micros() as u64), Deadline::Run(token))
-        });
+        let deadline = self
+            .behavior
+            .run_timeout()
+            .map(|limit| self.timers.add(self.now.saturating_add(limit.as_micros() as u64), Deadline::Run(token)));
         let active = ActiveRun {
             head,
             time: time.clone(),
@@ -586,35 +550,18 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             std::mem::swap(&mut effects.timers, &mut timers);
             std::mem::swap(&mut effects.notifications, &mut notifications);
         });
-        for CallStart {
-            task,
-            call,
-            name: called,
-            timeout,
-            job,
-        } in calls.drain(..)
-        {
+        for CallStart { task, call, name: called, timeout, job } in calls.drain(..) {
             let name = CallRef { run: token, task, call };
             let timer = timeout.map(|limit| {
                 let deadline = self.now.saturating_add(limit.as_micros() as u64);
                 self.timers.add(deadline, Deadline::Call(name, limit))
             });
             let run = self.runs.get_mut(token).expect("in flight");
-            run.calls.push(ActiveCall {
-                task,
-                call,
-                timer,
-                running: false,
-                abort: None,
-            });
+            run.calls.push(ActiveCall { task, call, timer, running: false, abort: None });
             self.calls_waiting.push_back((name, called, job));
         }
         for timer in timers.drain(..) {
-            let name = CallRef {
-                run: token,
-                task: timer.task,
-                call: timer.call,
-            };
+            let name = CallRef { run: token, task: timer.task, call: timer.call };
             let key = self.timers.add(timer.deadline, Deadline::Timer(name));
             let run = self.runs.get_mut(token).expect("in flight");
             run.calls.push(ActiveCall {
@@ -665,11 +612,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             let Some(run) = self.runs.get_mut(name.run) else {
                 continue;
             };
-            let Some(call) = run
-                .calls
-                .iter_mut()
-                .find(|c| c.task == name.task && c.call == name.call)
-            else {
+            let Some(call) = run.calls.iter_mut().find(|c| c.task == name.task && c.call == name.call) else {
                 continue;
             };
             call.running = true;
@@ -683,11 +626,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let Some(run) = self.runs.get_mut(name.run) else {
             return false;
         };
-        let Some(at) = run
-            .calls
-            .iter()
-            .position(|c| c.task == name.task && c.call == name.call)
-        else {
+        let Some(at) = run.calls.iter().position(|c| c.task == name.task && c.call == name.call) else {
             return false;
         };
         let call = run.calls.swap_remove(at);
@@ -715,10 +654,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             self.open.add(&time, 1);
             self.deliver_notification(key, time);
         } else {
-            let registered = self.notifications.entry(epoch).or_insert_with(|| Registered {
-                order: Vec::new(),
-                keys: BTreeSet::new(),
-            });
+            let registered = self
+                .notifications
+                .entry(epoch)
+                .or_insert_with(|| Registered { order: Vec::new(), keys: BTreeSet::new() });
             if registered.keys.insert(key) {
                 self.open.add(&time, 1);
                 registered.order.push((key, time));
@@ -728,9 +667,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
 
     /// Puts a notification, which is open work already, into its key's mailbox.
     fn deliver_notification(&mut self, key: KeyId, time: T) {
-        let mailbox = self.states[key.index()]
-            .mailbox
-            .get_or_insert_with(|| Box::new(Mailbox::new(None)));
+        let mailbox = self.states[key.index()].mailbox.get_or_insert_with(|| Box::new(Mailbox::new(None)));
         if mailbox.push_notify(time.clone()) {
             if mailbox.run.is_none() {
                 self.ready_keys.push_back(key);
@@ -833,13 +770,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             self.start_next(key, fuel, sink);
             return true;
         }
-        let Some(Arrived {
-            time,
-            key,
-            bytes,
-            input,
-        }) = self.backlog.pop_front()
-        else {
+        let Some(Arrived { time, key, bytes, input }) = self.backlog.pop_front() else {
             return false;
         };
         if self.backlog.front().is_none_or(|next| next.time.epoch() > time.epoch()) {
@@ -891,8 +822,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                     seal.changed(head.key, &active.time);
                 }
                 self.start_calls(sink);
-                self.stats
-                    .record(self.now.saturating_sub(active.started).saturating_mul(1000), 1);
+                self.stats.record(self.now.saturating_sub(active.started).saturating_mul(1000), 1);
                 self.ended(&active.time, head.key);
             }
             Progress::Suspended(()) | Progress::Yielded(()) => {
@@ -924,10 +854,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             return;
         }
         if let Some(Waiting::Notify { time }) = mailbox.waiting.front()
-            && self
-                .backlog
-                .front()
-                .is_some_and(|next| next.time.epoch() <= time.epoch())
+            && self.backlog.front().is_some_and(|next| next.time.epoch() <= time.epoch())
         {
             self.held_back.push(key);
             return;
@@ -1016,11 +943,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         if let Some(seal) = &mut self.seal {
             let closed = |e: u64| self.epoch.is_none_or(|open| e < open);
             let done = |e: u64| self.open.least_epoch().is_none_or(|open| e < open);
-            seal.close(
-                &mut self.behavior,
-                |e| closed(e) && done(e),
-                |time, facts| sink.facts(time, facts),
-            );
+            seal.close(&mut self.behavior, |e| closed(e) && done(e), |time, facts| sink.facts(time, facts));
         }
     }
 
@@ -1075,11 +998,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
 
     /// When the next timer is due, in microseconds of the clock.
     pub fn next_deadline(&self) -> Option<u64> {
-        if self.phase == Phase::Open {
-            self.timers.next_deadline()
-        } else {
-            None
-        }
+        if self.phase == Phase::Open { self.timers.next_deadline() } else { None }
     }
 
     /// What is held.

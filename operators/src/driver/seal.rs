@@ -56,10 +56,7 @@ impl<T: EpochTime> Seal<T> {
         match at {
             Some(before) if before.epoch() == time.epoch() => {}
             _ => {
-                debug_assert!(
-                    at.is_none(),
-                    "changes of an earlier epoch are encoded before a later run"
-                );
+                debug_assert!(at.is_none(), "changes of an earlier epoch are encoded before a later run");
                 self.keys.entry(time.epoch()).or_default().push(key);
                 self.open.add(time, 1);
                 *at = Some(time.clone());
@@ -87,13 +84,7 @@ impl<T: EpochTime> Seal<T> {
         let mut encoded = None;
         behavior.facts(key, &mut |what, value| {
             let (group, key) = encoded.get_or_insert_with(|| (self.encode_key)(key)).clone();
-            facts.push(Fact {
-                group,
-                key,
-                what,
-                value,
-                time: time.clone(),
-            });
+            facts.push(Fact { group, key, what, value, time: time.clone() });
         });
     }
 

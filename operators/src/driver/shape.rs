@@ -24,10 +24,7 @@ pub struct ByRef<F, K> {
 impl<F, K> ByRef<F, K> {
     /// Keys that `select` finds in values.
     pub fn new(select: Rc<F>) -> Self {
-        ByRef {
-            select,
-            key: PhantomData,
-        }
+        ByRef { select, key: PhantomData }
     }
 }
 

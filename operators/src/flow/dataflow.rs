@@ -65,10 +65,7 @@ pub(super) fn build(worker: &mut Worker, ledger: &Rc<RefCell<Ledger>>, life: &Rc
         let (marks, marks_activator) = marks(scope, peers, Rc::clone(ledger), Rc::clone(life));
         let (reports, meter_activator) = meter(marks, Rc::clone(ledger));
         receive(reports, Rc::clone(ledger));
-        Motion {
-            marks: marks_activator,
-            meter: meter_activator,
-        }
+        Motion { marks: marks_activator, meter: meter_activator }
     })
 }
 
@@ -133,12 +130,7 @@ fn meter(marks: StreamVec<'_, u64, Mark>, ledger: Rc<RefCell<Ledger>>) -> (Strea
                     let mut output = port.activate();
                     let mut session = output.session(held);
                     for (to, answered) in std::mem::take(&mut due) {
-                        session.give(Report {
-                            to,
-                            worker,
-                            answered,
-                            pressure,
-                        });
+                        session.give(Report { to, worker, answered, pressure });
                     }
                 }
             }

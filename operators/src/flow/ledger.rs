@@ -188,10 +188,7 @@ mod tests {
 
     #[test]
     fn a_worker_is_as_loaded_as_its_operators_together() {
-        let full = Pressure {
-            full: true,
-            ..Pressure::default()
-        };
+        let full = Pressure { full: true, ..Pressure::default() };
         let mut ledger = Ledger::new(0, 1);
         let (one, other) = (ledger.add_meter(), ledger.add_meter());
         assert!(ledger.measure(one, full));

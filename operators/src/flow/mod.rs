@@ -107,13 +107,7 @@ impl Flow {
         let life = Rc::new(Life::default());
         let motion = (worker.peers() > 1).then(|| dataflow::build(worker, &ledger, &life));
         let meters = Meters { ledger, motion };
-        Flow {
-            open: Rc::new(Open {
-                meters: meters.clone(),
-                life,
-            }),
-            meters,
-        }
+        Flow { open: Rc::new(Open { meters: meters.clone(), life }), meters }
     }
 
     /// No source of this worker will be built any more; without this the job does not end while a handle is alive.

@@ -28,9 +28,7 @@ impl Pressure {
         // At the end of the input nothing is ahead.
         let ahead = load.epoch.filter(|_| load.ahead_bytes >= limits.inbox_bytes);
         // Work before the input's epoch ends without any source; work of that epoch may need its close.
-        let open = (load.open_times >= limits.open_epochs)
-            .then(|| least(load.least_open, load.epoch))
-            .flatten();
+        let open = (load.open_times >= limits.open_epochs).then(|| least(load.least_open, load.epoch)).flatten();
         Pressure { full, ahead, open }
     }
 
@@ -62,24 +60,12 @@ mod tests {
     use super::*;
 
     fn pressure(load: Load) -> Pressure {
-        let limits = Limits {
-            runs_in_flight: 10,
-            inbox_bytes: 100,
-            open_epochs: 3,
-            ..Limits::default()
-        };
+        let limits = Limits { runs_in_flight: 10, inbox_bytes: 100, open_epochs: 3, ..Limits::default() };
         Pressure::of(&limits, &load)
     }
 
     fn load() -> Load {
-        Load {
-            runs: 9,
-            waiting_bytes: 99,
-            ahead_bytes: 99,
-            open_times: 2,
-            least_open: Some(4),
-            epoch: Some(5),
-        }
+        Load { runs: 9, waiting_bytes: 99, ahead_bytes: 99, open_times: 2, least_open: Some(4), epoch: Some(5) }
     }
 
     #[test]
@@ -91,26 +77,14 @@ mod tests {
 
     #[test]
     fn runs_and_waiting_bytes_stop_all_sources() {
-        for load in [
-            Load { runs: 10, ..load() },
-            Load {
-                waiting_bytes: 100,
-                ..load()
-            },
-        ] {
+        for load in [Load { runs: 10, ..load() }, Load { waiting_bytes: 100, ..load() }] {
             assert!(!pressure(load).admits(0, true));
         }
     }
 
     #[test]
     fn inputs_ahead_stop_sources_beyond_the_lowest_epoch() {
-        let ahead = |epoch| {
-            pressure(Load {
-                ahead_bytes: 100,
-                epoch,
-                ..load()
-            })
-        };
+        let ahead = |epoch| pressure(Load { ahead_bytes: 100, epoch, ..load() });
         assert!(ahead(Some(5)).admits(5, false), "it stands in the lowest epoch");
         assert!(ahead(Some(5)).admits(4, false), "it is behind");
         assert!(!ahead(Some(5)).admits(6, true));
@@ -119,14 +93,7 @@ mod tests {
 
     #[test]
     fn open_epochs_stop_sources_that_would_open_another() {
-        let open = |least_open, epoch| {
-            pressure(Load {
-                open_times: 3,
-                least_open,
-                epoch,
-                ..load()
-            })
-        };
+        let open = |least_open, epoch| pressure(Load { open_times: 3, least_open, epoch, ..load() });
         // Epoch 4 ends by itself.
         assert!(!open(Some(4), Some(5)).admits(5, false));
         assert!(open(Some(4), Some(5)).admits(5, true));
@@ -137,21 +104,9 @@ mod tests {
 
     #[test]
     fn the_stricter_of_two_counts() {
-        let one = Pressure {
-            full: false,
-            ahead: Some(3),
-            open: None,
-        };
-        let other = Pressure {
-            full: true,
-            ahead: Some(2),
-            open: Some(7),
-        };
-        let both = Pressure {
-            full: true,
-            ahead: Some(2),
-            open: Some(7),
-        };
+        let one = Pressure { full: false, ahead: Some(3), open: None };
+        let other = Pressure { full: true, ahead: Some(2), open: Some(7) };
+        let both = Pressure { full: true, ahead: Some(2), open: Some(7) };
         assert_eq!(one.and(other), both);
         assert_eq!(other.and(one), both);
     }

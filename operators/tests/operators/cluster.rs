@@ -87,9 +87,7 @@ fn play(part: &str) -> Result<Vec<String>, Failure> {
     let arguments = std::env::var(ARGUMENTS).unwrap();
     let mut opts = getopts::Options::new();
     ClusterConfig::install_options(&mut opts);
-    let matches = opts
-        .parse(arguments.split_whitespace())
-        .map_err(|e| usage_failure("child", &e))?;
+    let matches = opts.parse(arguments.split_whitespace()).map_err(|e| usage_failure("child", &e))?;
     let mut config = ClusterConfig::from_matches(&matches)?;
     "test".clone_into(&mut config.job);
     let results = match part {
@@ -105,13 +103,13 @@ fn play(part: &str) -> Result<Vec<String>, Failure> {
         }),
         "data" => execute(&config, |worker, control| {
             let last = worker.peers() - 1;
-            stay(worker, control, move |index, _| {
-                if index == last {
-                    Err(Failure::data("line 7: no key"))
-                } else {
-                    Ok(())
-                }
-            })
+            stay(
+                worker,
+                control,
+                move |index, _| {
+                    if index == last { Err(Failure::data("line 7: no key")) } else { Ok(()) }
+                },
+            )
         }),
         "helper" => execute(&config, |worker, control| {
             stay(worker, control, move |index, control| {
@@ -164,8 +162,7 @@ fn exchange(worker: &mut Worker) -> Vec<String> {
         sums[key as usize].1 += x;
     }
     let sums = sums.iter().enumerate().filter(|(_, (n, _))| *n > 0);
-    sums.map(|(key, (n, sum))| format!("{key} {n} {sum} @{index}"))
-        .collect()
+    sums.map(|(key, (n, sum))| format!("{key} {n} {sum} @{index}")).collect()
 }
 
 /// Exchanges one round with everybody, does `then`, and works on without end.
@@ -280,13 +277,7 @@ impl Child {
             let code = child.wait().unwrap().code();
             let _ = tell_exit.send(Exit { code, stderr: text });
         });
-        Self {
-            pid,
-            stdin,
-            lines,
-            exit,
-            ended: false,
-        }
+        Self { pid, stdin, lines, exit, ended: false }
     }
 
     #[track_caller]
@@ -318,10 +309,7 @@ impl Child {
     }
 
     fn signal(&self, signal: &str) {
-        let status = Command::new("kill")
-            .args([signal, &self.pid.to_string()])
-            .status()
-            .unwrap();
+        let status = Command::new("kill").args([signal, &self.pid.to_string()]).status().unwrap();
         assert!(status.success());
     }
 }
@@ -371,9 +359,7 @@ impl Hosts {
 
     /// All processes of a job with the same part.
     pub(crate) fn start(&self, part: &str, threads: usize) -> Vec<Child> {
-        (0..self.ports.len())
-            .map(|process| Child::start(part, &self.arguments(process, threads)))
-            .collect()
+        (0..self.ports.len()).map(|process| Child::start(part, &self.arguments(process, threads))).collect()
     }
 
     /// A connection to a process as soon as it listens.
@@ -416,9 +402,7 @@ fn assert_exchanged(children: &mut [Child], threads: u64) -> Vec<String> {
 fn processes_exchange_by_key_and_agree() {
     for extra in ["", " -z", " --progress-mode eager"] {
         let hosts = Hosts::new(2);
-        let mut children: Vec<_> = (0..2)
-            .map(|p| Child::start("exchange", &(hosts.arguments(p, 2) + extra)))
-            .collect();
+        let mut children: Vec<_> = (0..2).map(|p| Child::start("exchange", &(hosts.arguments(p, 2) + extra))).collect();
         assert!(assert_exchanged(&mut children, 2).is_empty());
     }
 }
@@ -433,9 +417,7 @@ fn one_process_needs_no_sockets() {
 #[test]
 fn three_processes_start_in_any_order() {
     let hosts = Hosts::new(3);
-    let mut children: Vec<_> = [2, 0, 1]
-        .map(|p| Child::start("exchange", &hosts.arguments(p, 1)))
-        .into();
+    let mut children: Vec<_> = [2, 0, 1].map(|p| Child::start("exchange", &hosts.arguments(p, 1))).into();
     assert_exchanged(&mut children, 1);
 }
 
@@ -626,24 +608,12 @@ fn processes_with_different_tokens_do_not_meet() {
         })
         .collect();
     let acceptor = children[0].fails_within(LONG);
-    assert!(
-        acceptor.starts_with(&format!("{} did not come within 2 s; ", hosts.name(1))),
-        "{acceptor}"
-    );
-    assert!(
-        acceptor.ends_with("its token differs from this process's"),
-        "{acceptor}"
-    );
+    assert!(acceptor.starts_with(&format!("{} did not come within 2 s; ", hosts.name(1))), "{acceptor}");
+    assert!(acceptor.ends_with("its token differs from this process's"), "{acceptor}");
     let connector = children[1].fails_within(LONG);
-    assert!(
-        connector.starts_with(&format!("{} did not come within 2 s; ", hosts.name(0))),
-        "{connector}"
-    );
+    assert!(connector.starts_with(&format!("{} did not come within 2 s; ", hosts.name(0))), "{connector}");
     // Whichever ended first, the other has either been refused or finds nobody.
-    assert!(
-        connector.contains("token") || connector.contains("refused"),
-        "{connector}"
-    );
+    assert!(connector.contains("token") || connector.contains("refused"), "{connector}");
 }
 
 #[test]
@@ -652,18 +622,14 @@ fn processes_with_one_token_meet() {
     let file = hosts.dir.path().join("token");
     std::fs::write(&file, "secret\n").unwrap();
     let options = format!(" --token-file {}", file.display());
-    let mut children: Vec<_> = (0..2)
-        .map(|p| Child::start("exchange", &(hosts.arguments(p, 1) + &options)))
-        .collect();
+    let mut children: Vec<_> = (0..2).map(|p| Child::start("exchange", &(hosts.arguments(p, 1) + &options))).collect();
     assert_exchanged(&mut children, 1);
 }
 
 #[test]
 fn processes_of_different_shape_end_at_once() {
     let hosts = Hosts::new(2);
-    let mut children: Vec<_> = (0..2)
-        .map(|p| Child::start("exchange", &hosts.arguments(p, p + 1)))
-        .collect();
+    let mut children: Vec<_> = (0..2).map(|p| Child::start("exchange", &hosts.arguments(p, p + 1))).collect();
     for child in &mut children {
         let message = child.fails_within(Duration::from_secs(20));
         assert!(message.contains("-w 1 -n 2"), "{message}");
@@ -690,9 +656,7 @@ fn a_mismatch_of_two_processes_ends_the_third() {
 fn configure(arguments: &str) -> Result<ClusterConfig, Failure> {
     let mut opts = getopts::Options::new();
     ClusterConfig::install_options(&mut opts);
-    let matches = opts
-        .parse(arguments.split_whitespace())
-        .map_err(|e| usage_failure("agents", &e))?;
+    let matches = opts.parse(arguments.split_whitespace()).map_err(|e| usage_failure("agents", &e))?;
     ClusterConfig::from_matches(&matches)
 }
 
@@ -701,11 +665,7 @@ fn good_options_are_read() {
     let hosts = Hosts::new(3);
     let token = hosts.dir.path().join("token");
     std::fs::write(&token, "secret\n").unwrap();
-    let arguments = format!(
-        "{} -r -z --connect-timeout 0.5 --token-file {}",
-        hosts.arguments(2, 4),
-        token.display()
-    );
+    let arguments = format!("{} -r -z --connect-timeout 0.5 --token-file {}", hosts.arguments(2, 4), token.display());
     let config = configure(&arguments).unwrap();
     assert_eq!((config.threads, config.processes, config.process), (4, 3, 2));
     assert_eq!(config.addresses[1], format!("127.0.0.1:{}", hosts.ports[1]));
@@ -716,10 +676,7 @@ fn good_options_are_read() {
     let config = configure("").unwrap();
     assert_eq!((config.threads, config.processes, config.process), (1, 1, 0));
     assert_eq!(config.connect_timeout, Duration::from_secs(30));
-    assert_eq!(
-        configure("-n 2").unwrap().addresses,
-        ["localhost:2101", "localhost:2102"]
-    );
+    assert_eq!(configure("-n 2").unwrap().addresses, ["localhost:2101", "localhost:2102"]);
 }
 
 #[test]
@@ -742,10 +699,7 @@ fn bad_options_are_named_in_one_line() {
         ("-w two".to_owned(), "-w two: invalid digit"),
         ("-w -1".to_owned(), "-w -1: invalid digit"),
         ("-n 0".to_owned(), "-n 0: "),
-        (
-            "-n 2 -p 2".to_owned(),
-            "-p 2 is out of range: with -n 2 it is at most 1",
-        ),
+        ("-n 2 -p 2".to_owned(), "-p 2 is out of range: with -n 2 it is at most 1"),
         ("-p 1".to_owned(), "-p 1 is out of range"),
         ("-w 9999999999 -n 9999999999".to_owned(), "too many"),
         (format!("-n 2 -h {none}"), "cannot be read: "),
@@ -764,17 +718,10 @@ fn bad_options_are_named_in_one_line() {
         ("--colour".to_owned(), "agents: unknown option --colour"),
         ("-x".to_owned(), "agents: unknown option -x"),
         ("-w".to_owned(), "agents: option -w needs a value"),
-        (
-            "-w 1 -w 2".to_owned(),
-            "agents: option --threads is given more than once",
-        ),
+        ("-w 1 -w 2".to_owned(), "agents: option --threads is given more than once"),
     ] {
         let failure = configure(&arguments).expect_err(&arguments);
-        assert_eq!(
-            (failure.kind(), failure.exit_code()),
-            (FailureKind::Usage, 2),
-            "{arguments}"
-        );
+        assert_eq!((failure.kind(), failure.exit_code()), (FailureKind::Usage, 2), "{arguments}");
         assert!(failure.message().contains(expected), "{arguments}: {failure}");
         assert!(!failure.message().contains('\n'));
     }
@@ -782,10 +729,7 @@ fn bad_options_are_named_in_one_line() {
 
 #[test]
 fn a_configuration_by_hand_is_checked_too() {
-    let config = ClusterConfig {
-        processes: 2,
-        ..ClusterConfig::single(1)
-    };
+    let config = ClusterConfig { processes: 2, ..ClusterConfig::single(1) };
     let failure = execute(&config, |_, _| Ok(())).unwrap_err();
     assert_eq!(failure, Failure::usage("0 addresses are given for 2 processes"));
 }

@@ -164,11 +164,7 @@ fn tight(worker: &mut Worker, control: &Control, sequenced: bool, count: &Arc<At
     options.flow = Some(flow.clone());
     let count = Arc::clone(count);
     worker.dataflow(|scope| {
-        let behavior = |rounds| Forward {
-            sequenced,
-            rounds,
-            ..Forward::default()
-        };
+        let behavior = |rounds| Forward { sequenced, rounds, ..Forward::default() };
         let mut stream = source(scope, Some(Made { rows: Box::new(rows) }), options);
         for rounds in [2, 1] {
             let limits = Limits::tight();
@@ -206,10 +202,7 @@ fn the_tightest_limits_do_not_stop_one_worker() {
 #[test]
 fn the_tightest_limits_do_not_stop_threads() {
     for (threads, sequenced) in [(2, false), (2, true), (3, false)] {
-        assert_eq!(
-            tight_on(ClusterConfig::single(threads), sequenced),
-            Ok(threads as u64 * EPOCHS * ROWS)
-        );
+        assert_eq!(tight_on(ClusterConfig::single(threads), sequenced), Ok(threads as u64 * EPOCHS * ROWS));
     }
 }
 
@@ -257,9 +250,7 @@ fn held(
         options.batch = 10;
         options.flow = Some(flow.clone());
         worker.dataflow(|scope| {
-            let reader = Made {
-                rows: Box::new(rows.clone()),
-            };
+            let reader = Made { rows: Box::new(rows.clone()) };
             let mut stream = source(scope, Some(reader), options);
             for place in 0..2 {
                 let (meter, notes) = (flow.meter(limits), Arc::clone(&notes));
@@ -291,21 +282,14 @@ const BATCH: usize = 10 * 108;
 
 #[test]
 fn a_source_stops_while_too_many_bytes_wait() {
-    let limits = Limits {
-        inbox_bytes: 5000,
-        ..Limits::default()
-    };
+    let limits = Limits { inbox_bytes: 5000, ..Limits::default() };
     let [load, _] = held(rows(5000, 5000, 50), limits, 3, 0);
     assert!((5000..5000 + BATCH).contains(&load.waiting_bytes), "{load:?}");
 }
 
 #[test]
 fn a_source_stops_while_too_many_runs_are_in_flight() {
-    let limits = Limits {
-        runs_in_flight: 40,
-        inbox_bytes: 5000,
-        ..Limits::default()
-    };
+    let limits = Limits { runs_in_flight: 40, inbox_bytes: 5000, ..Limits::default() };
     let [load, _] = held(rows(5000, 5000, 5000), limits, 3, 0);
     assert_eq!(load.runs, 40);
     // While one run ends and the next begins there is room, which the source uses.
@@ -314,20 +298,14 @@ fn a_source_stops_while_too_many_runs_are_in_flight() {
 
 #[test]
 fn a_source_stops_while_too_many_epochs_are_open() {
-    let limits = Limits {
-        open_epochs: 25,
-        ..Limits::default()
-    };
+    let limits = Limits { open_epochs: 25, ..Limits::default() };
     let [load, _] = held(rows(5000, 1, 5000), limits, 40, 0);
     assert!((25..25 + 10).contains(&load.open_times), "{load:?}");
 }
 
 #[test]
 fn a_source_stops_while_too_many_bytes_wait_for_their_epoch() {
-    let limits = Limits {
-        inbox_bytes: 5000,
-        ..Limits::default()
-    };
+    let limits = Limits { inbox_bytes: 5000, ..Limits::default() };
     // The first run of the first operator keeps epoch 0 open: what comes after it is ahead at the second.
     let [_, load] = held(rows(5000, 1, 5000), limits, 0, 2000);
     assert!((5000..5000 + 2 * BATCH).contains(&load.ahead_bytes), "{load:?}");
@@ -339,17 +317,13 @@ const LARGE: u64 = 12 << 10;
 /// Worker 0 reads rows of one epoch for worker 1, whose runs are slow.
 fn slow(worker: &mut Worker, control: &Control, controlled: bool, count: &Arc<AtomicU64>) {
     let flow = controlled.then(|| Flow::build(worker));
-    let reader = (worker.index() == 0).then(|| Made {
-        rows: Box::new((0..LARGE).map(|i| (7, (2 * i + 1, "x".repeat(8 << 10))))),
-    });
+    let reader = (worker.index() == 0)
+        .then(|| Made { rows: Box::new((0..LARGE).map(|i| (7, (2 * i + 1, "x".repeat(8 << 10))))) });
     let mut options = SourceOptions::new("rows", control.clone());
     options.flow.clone_from(&flow);
     let count = Arc::clone(count);
     worker.dataflow(|scope| {
-        let behavior = Forward {
-            work: Duration::from_micros(100),
-            ..Forward::default()
-        };
+        let behavior = Forward { work: Duration::from_micros(100), ..Forward::default() };
         let rows = source(scope, reader, options);
         let limits = Limits::default();
         let meter = flow.as_ref().map(|flow| flow.meter(limits));

@@ -15,10 +15,8 @@ use timely_agents_operators::sink::{FileSink, write_lines};
 const LONG: Duration = Duration::from_mins(1);
 
 fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -121,14 +119,8 @@ fn places_that_cannot_be_written_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |path: &Path| FileSink::create(path, &Control::detached()).unwrap_err();
     let missing = folder.path().join("none/out.txt");
-    assert_eq!(
-        refused(&missing).message(),
-        format!("cannot create {}: No such file or directory", missing.display())
-    );
-    assert_eq!(
-        refused(folder.path()).message(),
-        format!("cannot create {}: is a directory", folder.path().display())
-    );
+    assert_eq!(refused(&missing).message(), format!("cannot create {}: No such file or directory", missing.display()));
+    assert_eq!(refused(folder.path()).message(), format!("cannot create {}: is a directory", folder.path().display()));
 }
 
 #[test]

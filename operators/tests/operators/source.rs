@@ -81,15 +81,7 @@ fn epochs_close_when_a_later_record_is_read() {
         options.batch = 1;
         watch::<u64>(worker, Some(Rows::new(rows)), options)
     });
-    let expected = [
-        Row(3, 30),
-        Open(Some(0)),
-        Row(3, 31),
-        Open(Some(3)),
-        Row(7, 70),
-        Open(Some(7)),
-        Open(None),
-    ];
+    let expected = [Row(3, 30), Open(Some(0)), Row(3, 31), Open(Some(3)), Row(7, 70), Open(Some(7)), Open(None)];
     assert_eq!(seen, expected);
 }
 
@@ -99,15 +91,7 @@ fn times_with_more_than_an_epoch_start_at_their_least() {
         let options = SourceOptions::new("rows", Control::detached());
         watch::<Stamp>(worker, Some(Rows::new([(3, 30), (7, 70)])), options)
     });
-    assert_eq!(
-        seen,
-        [
-            Seen::Row(3, 30),
-            Seen::Row(7, 70),
-            Seen::Open(Some(0)),
-            Seen::Open(None)
-        ]
-    );
+    assert_eq!(seen, [Seen::Row(3, 30), Seen::Row(7, 70), Seen::Open(Some(0)), Seen::Open(None)]);
 }
 
 #[test]
@@ -154,10 +138,7 @@ fn an_epoch_that_goes_back_ends_the_job() {
         (control.failure(), seen)
     });
     let failure = failure.unwrap();
-    assert_eq!(
-        failure.message(),
-        "flights: epoch 6 comes after epoch 7: epochs must not go back"
-    );
+    assert_eq!(failure.message(), "flights: epoch 6 comes after epoch 7: epochs must not go back");
     // Nobody is told that epoch 7 is over.
     assert_eq!(seen.last(), Some(&Seen::Open(Some(7))));
 }

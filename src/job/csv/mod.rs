@@ -46,18 +46,12 @@ pub struct Wrong {
 impl Wrong {
     /// The field of `column` is wrong; the error shows it.
     pub fn field(column: &'static str, why: impl Into<String>) -> Self {
-        Wrong {
-            column: Some(column),
-            why: why.into(),
-        }
+        Wrong { column: Some(column), why: why.into() }
     }
 
     /// The row as a whole is wrong.
     pub fn row(why: impl Into<String>) -> Self {
-        Wrong {
-            column: None,
-            why: why.into(),
-        }
+        Wrong { column: None, why: why.into() }
     }
 }
 
@@ -68,11 +62,7 @@ pub struct Csv;
 impl Csv {
     /// The file at `path`. Say next how a row gets its epoch, by [`CsvFile::epoch`] or [`CsvFile::rows`].
     pub fn file(path: impl Into<PathBuf>) -> CsvFile {
-        CsvFile {
-            path: path.into(),
-            none: String::new(),
-            progress: None,
-        }
+        CsvFile { path: path.into(), none: String::new(), progress: None }
     }
 }
 
@@ -107,11 +97,7 @@ impl CsvFile {
         I: 'static,
         F: FnMut(R) -> Result<Option<(u64, I)>, Wrong> + 'static,
     {
-        CsvRows {
-            file: self,
-            f,
-            row: PhantomData,
-        }
+        CsvRows { file: self, f, row: PhantomData }
     }
 }
 
@@ -187,17 +173,9 @@ impl<R: DeserializeOwned + 'static, F> CsvReader<R, F> {
     fn read_header(&mut self) -> Result<(), Failure> {
         self.width = self.record.len();
         // A mark of UTF-8 at the start is no part of the first name.
-        let header: Vec<&str> = self
-            .record
-            .iter()
-            .map(|name| name.trim_start_matches('\u{feff}'))
-            .collect();
-        let names = row::fields_of::<R>().map_err(|error| {
-            self.failure(&format!(
-                "its rows cannot be read into {}: {error}",
-                row::name_of::<R>()
-            ))
-        })?;
+        let header: Vec<&str> = self.record.iter().map(|name| name.trim_start_matches('\u{feff}')).collect();
+        let names = row::fields_of::<R>()
+            .map_err(|error| self.failure(&format!("its rows cannot be read into {}: {error}", row::name_of::<R>())))?;
         let mut seen = BTreeSet::new();
         for name in header.iter().filter(|name| names.contains(name)) {
             if !seen.insert(*name) {
@@ -223,16 +201,13 @@ impl<R: DeserializeOwned + 'static, F> CsvReader<R, F> {
 
     /// Reads the next line; false at the end of the file.
     fn advance(&mut self) -> Result<bool, Failure> {
-        let more = self
-            .rows
-            .read_record(&mut self.record)
-            .map_err(|error| match error.kind() {
-                csv::ErrorKind::Utf8 { pos, .. } => {
-                    let line = pos.as_ref().map_or(0, csv::Position::line);
-                    self.failure(&format!("line {line}: it is not in UTF-8"))
-                }
-                _ => self.failure(&error.to_string()),
-            })?;
+        let more = self.rows.read_record(&mut self.record).map_err(|error| match error.kind() {
+            csv::ErrorKind::Utf8 { pos, .. } => {
+                let line = pos.as_ref().map_or(0, csv::Position::line);
+                self.failure(&format!("line {line}: it is not in UTF-8"))
+            }
+            _ => self.failure(&error.to_string()),
+        })?;
         if let Some(progress) = &self.progress {
             progress.store(self.rows.position().byte(), Ordering::Relaxed);
         }
@@ -284,21 +259,14 @@ where
     fn next(&mut self) -> Result<Option<(u64, I)>, Failure> {
         while self.advance()? {
             if self.record.len() != self.width {
-                return Err(self.wrong(&format!(
-                    "it has {} fields, the header has {}",
-                    self.record.len(),
-                    self.width
-                )));
+                return Err(self.wrong(&format!("it has {} fields, the header has {}", self.record.len(), self.width)));
             }
             let row = row::read(&self.record, &self.places, &self.none).map_err(|error| match error.field {
                 Some(field) => self.wrong_field(field, &error.why),
                 None => self.wrong(&error.why),
             })?;
             let made = (self.f)(row).map_err(|wrong| {
-                match wrong
-                    .column
-                    .and_then(|column| self.names.iter().position(|name| name == column))
-                {
+                match wrong.column.and_then(|column| self.names.iter().position(|name| name == column)) {
                     Some(field) => self.wrong_field(field, &wrong.why),
                     None => self.wrong(&wrong.why),
                 }

@@ -31,10 +31,7 @@ impl std::error::Error for RowError {}
 
 impl de::Error for RowError {
     fn custom<T: Display>(why: T) -> Self {
-        RowError {
-            field: None,
-            why: why.to_string(),
-        }
+        RowError { field: None, why: why.to_string() }
     }
 }
 
@@ -80,12 +77,7 @@ impl<'de> Deserializer<'de> for Names<'_> {
 
 /// Reads the fields of `record` at `places` as the fields of `R`. An `Option` whose field is `none` is `None`.
 pub(super) fn read<R: DeserializeOwned>(record: &StringRecord, places: &[usize], none: &str) -> Result<R, RowError> {
-    R::deserialize(Row {
-        record,
-        places,
-        none,
-        next: 0,
-    })
+    R::deserialize(Row { record, places, none, next: 0 })
 }
 
 struct Row<'a> {
@@ -118,10 +110,7 @@ impl<'de> SeqAccess<'de> for Row<'_> {
         };
         self.next += 1;
         let field = Field { text, none: self.none };
-        seed.deserialize(field).map(Some).map_err(|error| RowError {
-            field: error.field.or(Some(index)),
-            ..error
-        })
+        seed.deserialize(field).map(Some).map_err(|error| RowError { field: error.field.or(Some(index)), ..error })
     }
 }
 
@@ -167,11 +156,7 @@ impl<'de> Deserializer<'de> for Field<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RowError> {
-        if self.text == self.none {
-            visitor.visit_none()
-        } else {
-            visitor.visit_some(self)
-        }
+        if self.text == self.none { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, RowError> {

@@ -34,10 +34,7 @@ fn columns_are_found_by_name() {
 fn what_is_wrong_is_named() {
     for (text, expected) in [
         ("", "f.csv: it is empty; its first line must name the columns"),
-        (
-            "day,nam,delays\n1,a,2\n",
-            "f.csv: line 1: columns name, delay are missing",
-        ),
+        ("day,nam,delays\n1,a,2\n", "f.csv: line 1: columns name, delay are missing"),
         ("day,name,day,delay\n", "f.csv: line 1: two columns are called day"),
         (
             "day,name,delay\n1,a,soon\n",
@@ -47,14 +44,8 @@ fn what_is_wrong_is_named() {
             "day,name,delay\n1,a,\n",
             "f.csv: line 2: column delay: \"\": not a whole number: cannot parse integer from empty string",
         ),
-        (
-            "day,name,delay\n1,a\n1,a,2\n",
-            "f.csv: line 2: it has 2 fields, the header has 3",
-        ),
-        (
-            "day,name,delay\n2,a,2\n1,a,2\n",
-            "f.csv: line 3: its epoch 1 is before epoch 2 of a line above",
-        ),
+        ("day,name,delay\n1,a\n1,a,2\n", "f.csv: line 2: it has 2 fields, the header has 3"),
+        ("day,name,delay\n2,a,2\n1,a,2\n", "f.csv: line 3: its epoch 1 is before epoch 2 of a line above"),
     ] {
         assert_eq!(read(text).unwrap_err(), expected, "{text:?}");
     }
@@ -72,10 +63,7 @@ fn a_file_cut_short_is_never_taken_for_a_whole_one() {
     let last = read("day,name,delay\n1,a,2\n1,b,\"3\n").unwrap_err();
     assert!(last.starts_with("f.csv: line 3: the last line is truncated"), "{last}");
     let header = read("day,name,delay").unwrap_err();
-    assert!(
-        header.starts_with("f.csv: line 1: the last line is truncated"),
-        "{header}"
-    );
+    assert!(header.starts_with("f.csv: line 1: the last line is truncated"), "{header}");
 }
 
 #[test]

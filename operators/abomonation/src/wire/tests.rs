@@ -10,24 +10,10 @@ struct Order {
     note: String,
     flags: u32,
 }
-flat_row!(Order {
-    item,
-    lot,
-    customer,
-    price,
-    note,
-    flags
-});
+flat_row!(Order { item, lot, customer, price, note, flags });
 
 fn order(index: u64) -> Order {
-    let items = [
-        "",
-        "tea",
-        "čaj",
-        "茶",
-        "🫖🍵",
-        "a longer line that no small string could hold",
-    ];
+    let items = ["", "tea", "čaj", "茶", "🫖🍵", "a longer line that no small string could hold"];
     Order {
         item: items[index as usize % items.len()].to_owned(),
         lot: -(index as i32),
@@ -42,11 +28,7 @@ fn order(index: u64) -> Order {
 fn decode_own<R: AbomRow>(bytes: &[u8]) -> Result<Vec<R>, WireError> {
     // SAFETY: each test passes bytes of `encode`, whole or damaged; none forges a checksum over rows.
     unsafe { decode(bytes) }.map(|slab: Slab<R>| {
-        assert_eq!(
-            slab.rows().as_ptr().addr() % align_of::<R>(),
-            0,
-            "rows lie at their alignment"
-        );
+        assert_eq!(slab.rows().as_ptr().addr() % align_of::<R>(), 0, "rows lie at their alignment");
         slab.rows().to_vec()
     })
 }
@@ -59,11 +41,7 @@ fn assert_round_trip<R: AbomRow + PartialEq + std::fmt::Debug>(rows: &[R]) {
     for offset in 0..16 {
         let mut buffer = vec![0xA5; offset];
         buffer.extend_from_slice(&bytes);
-        assert_eq!(
-            decode_own::<R>(&buffer[offset..]).as_deref(),
-            Ok(rows),
-            "at offset {offset}"
-        );
+        assert_eq!(decode_own::<R>(&buffer[offset..]).as_deref(), Ok(rows), "at offset {offset}");
     }
 }
 
@@ -98,17 +76,11 @@ fn each_changed_bit_is_detected() {
     for at in 0..bytes.len() {
         for bit in 0..8 {
             bytes[at] ^= 1 << bit;
-            assert!(
-                matches!(decode_own::<Order>(&bytes), Err(WireError::Changed { .. })),
-                "bit {bit} of byte {at}"
-            );
+            assert!(matches!(decode_own::<Order>(&bytes), Err(WireError::Changed { .. })), "bit {bit} of byte {at}");
             bytes[at] ^= 1 << bit;
         }
         bytes[at] = !bytes[at];
-        assert!(
-            matches!(decode_own::<Order>(&bytes), Err(WireError::Changed { .. })),
-            "byte {at}"
-        );
+        assert!(matches!(decode_own::<Order>(&bytes), Err(WireError::Changed { .. })), "byte {at}");
         bytes[at] = !bytes[at];
     }
     assert_eq!(decode_own::<Order>(&bytes).as_deref(), Ok(&rows[..]));
@@ -128,10 +100,7 @@ fn a_cut_or_a_lengthened_container_is_refused() {
 fn other_rows_and_other_builds_are_refused() {
     let found = fingerprint::<i64>();
     let expected = fingerprint::<u64>();
-    assert_eq!(
-        decode_own::<u64>(&encode(&[1_i64])),
-        Err(WireError::Foreign { found, expected })
-    );
+    assert_eq!(decode_own::<u64>(&encode(&[1_i64])), Err(WireError::Foreign { found, expected }));
 }
 
 #[test]
@@ -143,9 +112,6 @@ fn a_header_that_does_not_add_up_is_refused_before_a_row_is_read() {
         let seal = crc32c::crc32c(&bytes[..body]);
         bytes[body..body + 4].copy_from_slice(&seal.to_le_bytes());
         bytes[body + 4..].copy_from_slice(&(!seal).to_le_bytes());
-        assert!(
-            matches!(decode_own::<u64>(&bytes), Err(WireError::Lengths { .. })),
-            "{claim} at {at}"
-        );
+        assert!(matches!(decode_own::<u64>(&bytes), Err(WireError::Lengths { .. })), "{claim} at {at}");
     }
 }
