@@ -36,7 +36,7 @@ use crate::error::Error;
 use crate::event::{AnyEvent, DynamicEvent, Notification, Payload};
 use crate::plan::{INPUT, Inner, NOTIFICATION, Plan};
 use crate::policy::{Exhausted, Policy};
-use crate::run::{Run, Saved, Task, TaskWaker};
+use crate::run::{Run, Saved, Task, TaskWaker, Tasks};
 use crate::stats::ActionStats;
 use crate::tagged::{DeadLetter, Tagged};
 
@@ -100,7 +100,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         for (i, (index, body)) in actions.iter().enumerate().skip(from) {
             if *fuel == 0 {
                 let run = self.keep_direct(input, i);
-                return Progress::Yielded(run);
+                return Progress::Yielded(self.put_away(run));
             }
             *fuel -= 1;
             open.ctx.task.reuse(*index, mix(ROOT, u64::from(*index)), 1);
@@ -130,10 +130,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
 
     /// Makes a run that is to go on with its input's action number `next` one that can be kept.
     fn keep_direct(&mut self, input: I, next: usize) -> Box<Run<O>> {
-        let mut run = self.promote(Some(Rc::new(input)));
+        let run = self.promote(Some(Rc::new(input)));
         if next < self.plan.program.triggers(INPUT).len() {
             let payload = Payload::Typed(Rc::clone(run.input.as_ref().expect("just put")));
-            run.queue.push_front(Queued { event: INPUT, payload, next: next as u32, path: ROOT });
+            let first = Queued { event: INPUT, payload, next: next as u32, path: ROOT };
+            self.opened().1.core.staged.borrow_mut().queue.push_front(first);
         }
         run
     }
@@ -153,7 +154,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         match judge(&open.core, &mut open.stats[index as usize], index, 1, true, &message) {
             Verdict::GoOn => self.start_direct(head, input, i + 1, fuel),
             Verdict::Stop(failure) => Progress::Failed(failure),
-            Verdict::Dead => self.bury(&mut Vec::new(), Some(Rc::new(input)), index, 1, message),
+            Verdict::Dead => self.bury(&mut Tasks::new(), Some(Rc::new(input)), index, 1, message),
             Verdict::Again { pause } => {
                 let mut run = self.keep_direct(input, i + 1);
                 let event = Rc::clone(run.input.as_ref().expect("just put"));
@@ -181,7 +182,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 (&action.body, action.form, &payload, *fuel > 0)
             else {
                 let run = self.promote(Some(Rc::new(input)));
-                return if *fuel > 0 { self.drive(head, run, fuel) } else { Progress::Yielded(run) };
+                return self.drive(head, run, fuel);
             };
             *fuel -= 1;
             core.advance_queue(triggers.len());
@@ -193,7 +194,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                     Verdict::GoOn => {}
                     Verdict::Stop(failure) => return Progress::Failed(failure),
                     Verdict::Dead => {
-                        return self.bury(&mut Vec::new(), Some(Rc::new(input)), index, 1, message);
+                        return self.bury(&mut Tasks::new(), Some(Rc::new(input)), index, 1, message);
                     }
                     Verdict::Again { pause } => {
                         let event = Rc::clone(value);
@@ -210,35 +211,31 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         Progress::Done
     }
 
-    /// Makes a run that was driven on the stack one that can be kept.
+    /// Makes a run that was driven on the stack one that can be kept. It stays the active one.
     fn promote(&mut self, input: Option<Rc<dyn Any>>) -> Box<Run<O>> {
         let core = &*self.opened().1.core;
-        let mut undo = Vec::new();
-        core.memory.borrow_mut().take_log(&mut undo);
-        Box::new(Run {
-            input,
-            identity: core.identity.get(),
-            notifying: core.notifying.get(),
-            queue: std::mem::take(&mut core.staged.borrow_mut().queue),
-            tasks: Vec::new(),
-            free: Vec::new(),
-            ready: Default::default(),
-            undo,
-            history: core.history.take(),
-            expired: false,
-        })
+        core.common.attention.set(true);
+        core.memory.borrow_mut().take_log(&mut core.undo.borrow_mut());
+        Run::new(input, core.identity.get(), core.notifying.get())
     }
 
-    /// Drives a kept run as far as fuel and waits allow.
+    /// Puts a promoted run away.
+    fn put_away(&mut self, mut run: Box<Run<O>>) -> Box<Run<O>> {
+        self.deactivate(&mut run);
+        run
+    }
+
+    /// Drives a promoted run as far as fuel and waits allow.
     fn drive(&mut self, head: &RunHead, mut run: Box<Run<O>>, fuel: &mut u32) -> Progress<Box<Run<O>>> {
-        match self.drive_kept(head, &mut run, fuel) {
+        match self.drive_active(head, &mut run, fuel) {
             Progress::Done => Progress::Done,
-            Progress::Suspended(()) => Progress::Suspended(run),
-            Progress::Yielded(()) => Progress::Yielded(run),
+            Progress::Suspended(()) => Progress::Suspended(self.put_away(run)),
+            Progress::Yielded(()) => Progress::Yielded(self.put_away(run)),
             Progress::Failed(failure) => Progress::Failed(failure),
         }
     }
 
+    /// Drives a run that was put away.
     fn drive_kept(&mut self, head: &RunHead, run: &mut Run<O>, fuel: &mut u32) -> Progress<()> {
         self.activate(run);
         let progress = self.drive_active(head, run, fuel);
@@ -248,23 +245,32 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         progress
     }
 
-    /// Makes `run` the active one.
+    /// Makes `run` the active one. Between runs all lists of the core are empty.
     fn activate(&mut self, run: &mut Run<O>) {
         let core = &*self.opened().1.core;
         core.common.attention.set(true);
         core.identity.set(run.identity);
         core.notifying.set(run.notifying);
-        std::mem::swap(&mut core.staged.borrow_mut().queue, &mut run.queue);
-        std::mem::swap(&mut *core.undo.borrow_mut(), &mut run.undo);
-        std::mem::swap(&mut *core.history.borrow_mut(), &mut run.history);
+        self.exchange(run);
     }
 
     fn deactivate(&mut self, run: &mut Run<O>) {
+        self.exchange(run);
+        self.opened().1.core.forget_run();
+    }
+
+    /// Exchanges the lists of the core and of a run. Where both are empty the core keeps its capacity.
+    fn exchange(&mut self, run: &mut Run<O>) {
         let core = &*self.opened().1.core;
-        std::mem::swap(&mut core.staged.borrow_mut().queue, &mut run.queue);
-        std::mem::swap(&mut *core.undo.borrow_mut(), &mut run.undo);
+        let queue = &mut core.staged.borrow_mut().queue;
+        if !(queue.is_empty() && run.queue.is_empty()) {
+            std::mem::swap(queue, &mut run.queue);
+        }
+        let mut undo = core.undo.borrow_mut();
+        if !(undo.is_empty() && run.undo.is_empty()) {
+            std::mem::swap(&mut *undo, &mut run.undo);
+        }
         std::mem::swap(&mut *core.history.borrow_mut(), &mut run.history);
-        core.forget_run();
     }
 
     fn drive_active(&mut self, head: &RunHead, run: &mut Run<O>, fuel: &mut u32) -> Progress<()> {
@@ -274,7 +280,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         loop {
             let (plan, open) = self.opened();
             let core = &*open.core;
-            let waiting = !run.ready.is_empty() || !core.staged.borrow().queue.is_empty();
+            let waiting = run.next_ready.is_some() || !core.staged.borrow().queue.is_empty();
             if !waiting {
                 break;
             }
@@ -282,7 +288,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 return Progress::Yielded(());
             }
             *fuel -= 1;
-            if let Some(task) = run.ready.pop_front() {
+            if let Some(task) = run.pop_ready() {
                 if let Some(progress) = self.poll_task(head, run, task) {
                     return progress;
                 }
@@ -319,8 +325,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             return Progress::Suspended(());
         }
         let core = Rc::clone(&self.opened().1.core);
-        let undo = core.undo.take();
-        core.memory.borrow_mut().end_run_with(undo, false, head.key);
+        core.memory.borrow_mut().end_run_with(&mut core.undo.borrow_mut(), false, head.key);
         self.end(head.key);
         Progress::Done
     }
@@ -340,7 +345,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let queue = self.opened().1.core.queue.clone();
         run.place(|index| {
             let fired = TaskWaker::new(queue, head.token, index);
-            Box::new(Task {
+            Task {
                 cell: TaskCell::new(index, action, path, attempt, flushed),
                 event,
                 future: None,
@@ -349,7 +354,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 ready: false,
                 retry: None,
                 saved: None,
-            })
+            }
         })
     }
 
@@ -480,7 +485,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     /// Ends the active run as a dead letter.
     fn bury<R>(
         &mut self,
-        tasks: &mut Vec<Option<Box<Task<O>>>>,
+        tasks: &mut Tasks<O>,
         input: Option<Rc<dyn Any>>,
         action: u32,
         attempts: u32,
@@ -495,7 +500,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     }
 
     /// Drops the active run's tasks, events and writes.
-    fn end_early(&mut self, tasks: &mut Vec<Option<Box<Task<O>>>>) {
+    fn end_early(&mut self, tasks: &mut Tasks<O>) {
         let core = Rc::clone(&self.opened().1.core);
         for mut task in tasks.drain(..).flatten() {
             // What a future does when it is dropped belongs to its own step, which is undone.
@@ -508,7 +513,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         core.staged.borrow_mut().queue.clear();
         let mut memory = core.memory.borrow_mut();
         memory.undo_to(0, core.key());
-        memory.end_run_with(core.undo.take(), true, core.key());
+        memory.end_run_with(&mut core.undo.borrow_mut(), true, core.key());
     }
 
     fn dead_letter(&mut self, input: Option<Rc<dyn Any>>, action: String, attempts: u32, error: String) {

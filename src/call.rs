@@ -11,12 +11,12 @@ use std::time::Duration;
 use timely_agents_operators::behavior::CallJob;
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
 
-use crate::core::{CallCell, Common, TaskCell};
+use crate::core::{Common, TaskCell};
 use crate::error::CallError;
 
 enum State {
     Declared(CallJob),
-    Waiting { call: u32, cell: Rc<CallCell> },
+    Waiting { call: u32 },
     Over,
 }
 
@@ -74,11 +74,11 @@ impl<R> Future for Call<R> {
         if let State::Declared(_) = this.state
             && let State::Declared(job) = std::mem::replace(&mut this.state, State::Over)
         {
-            let (call, cell) = this.common.start_call(&this.task, this.name.clone(), this.timeout, job);
-            this.state = State::Waiting { call, cell };
+            let call = this.common.start_call(&this.task, this.name.clone(), this.timeout, job);
+            this.state = State::Waiting { call };
         }
-        let State::Waiting { cell, .. } = &this.state else { panic!("a call is not polled after its end") };
-        let result = match wait(cell, cx) {
+        let State::Waiting { call } = this.state else { panic!("a call is not polled after its end") };
+        let result = match wait(&this.task, call, cx) {
             Poll::Ready(result) => result,
             Poll::Pending => return Poll::Pending,
         };
@@ -104,14 +104,16 @@ impl<R> Debug for Call<R> {
     }
 }
 
-fn wait(cell: &CallCell, cx: &mut Context<'_>) -> Poll<CallResult> {
-    if let Some(result) = cell.result.borrow_mut().take() {
+fn wait(task: &TaskCell, call: u32, cx: &mut Context<'_>) -> Poll<CallResult> {
+    let mut calls = task.calls.borrow_mut();
+    let at = calls.iter().position(|c| c.call == call).expect("a call that is waited for is on the task's list");
+    if let Some(result) = calls[at].result.take() {
+        calls.swap_remove(at);
         return Poll::Ready(result);
     }
-    let mut waker = cell.waker.borrow_mut();
-    match &mut *waker {
+    match &mut calls[at].waker {
         Some(waker) => waker.clone_from(cx.waker()),
-        None => *waker = Some(cx.waker().clone()),
+        none => *none = Some(cx.waker().clone()),
     }
     Poll::Pending
 }
@@ -122,7 +124,7 @@ pub struct Sleep {
     common: Rc<Common>,
     task: Rc<TaskCell>,
     duration: Duration,
-    waiting: Option<(u32, Rc<CallCell>)>,
+    waiting: Option<u32>,
 }
 
 impl Sleep {
@@ -136,18 +138,18 @@ impl Future for Sleep {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let (_, cell) = this.waiting.get_or_insert_with(|| {
+        let call = *this.waiting.get_or_insert_with(|| {
             let deadline = this.common.head.now.get().saturating_add(this.duration.as_micros() as u64);
             this.common.start_timer(&this.task, deadline)
         });
-        wait(cell, cx).map(|_| this.waiting = None)
+        wait(&this.task, call, cx).map(|_| this.waiting = None)
     }
 }
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        if let Some((call, _)) = &self.waiting {
-            self.common.abandon(&self.task, *call);
+        if let Some(call) = self.waiting {
+            self.common.abandon(&self.task, call);
         }
     }
 }

@@ -18,6 +18,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use serde_json::Value;
+use smallvec::SmallVec;
 use timely_agents_operators::behavior::{CallJob, CallStart, Effects, Failure, RunHead, TimerStart};
 use timely_agents_operators::completion::{CallResult, CompletionQueue};
 use timely_agents_operators::hash::{mix, stable_hash};
@@ -41,11 +42,12 @@ pub(crate) struct Queued {
     pub(crate) path: u64,
 }
 
-/// One call, or sleep, that a task has started.
-#[derive(Default)]
+/// One call, or sleep, that a task has started and waits for.
 pub(crate) struct CallCell {
-    pub(crate) result: RefCell<Option<CallResult>>,
-    pub(crate) waker: RefCell<Option<Waker>>,
+    /// Its name in the run.
+    pub(crate) call: u32,
+    pub(crate) result: Option<CallResult>,
+    pub(crate) waker: Option<Waker>,
 }
 
 /// One task: an action that runs for an event.
@@ -61,8 +63,8 @@ pub(crate) struct TaskCell {
     /// Flushes of this attempt, and how many of them an earlier attempt has made already.
     pub(crate) flushes: Cell<u32>,
     pub(crate) flushed_before: Cell<u32>,
-    /// Calls in flight by the number that names them in the run.
-    pub(crate) calls: RefCell<Vec<(u32, Rc<CallCell>)>>,
+    /// Calls that have started and whose result has not been taken.
+    pub(crate) calls: RefCell<SmallVec<[CallCell; 1]>>,
 }
 
 impl TaskCell {
@@ -77,7 +79,7 @@ impl TaskCell {
             draws: Cell::new(0),
             flushes: Cell::new(0),
             flushed_before: Cell::new(flushed_before),
-            calls: RefCell::new(Vec::new()),
+            calls: RefCell::default(),
         })
     }
 
@@ -166,41 +168,42 @@ impl Common {
         }
     }
 
-    /// Asks for a call; the cell gets its end.
+    /// Asks for a call; the task's cell of it gets its end.
     pub(crate) fn start_call(
         &self,
         task: &TaskCell,
         name: Cow<'static, str>,
         timeout: Option<Duration>,
         job: CallJob,
-    ) -> (u32, Rc<CallCell>) {
-        let (call, cell) = self.enlist(task);
+    ) -> u32 {
+        let call = self.enlist(task);
         self.calls.borrow_mut().push(CallStart { task: task.index.get(), call, name, timeout, job });
-        (call, cell)
+        call
     }
 
     /// Asks for a wake-up at `deadline`.
-    pub(crate) fn start_timer(&self, task: &TaskCell, deadline: u64) -> (u32, Rc<CallCell>) {
-        let (call, cell) = self.enlist(task);
+    pub(crate) fn start_timer(&self, task: &TaskCell, deadline: u64) -> u32 {
+        let call = self.enlist(task);
         self.timers.borrow_mut().push(TimerStart { task: task.index.get(), call, deadline });
-        (call, cell)
+        call
     }
 
-    fn enlist(&self, task: &TaskCell) -> (u32, Rc<CallCell>) {
+    fn enlist(&self, task: &TaskCell) -> u32 {
         self.control.set(true);
         let call = next(&self.next_call);
-        let cell = Rc::new(CallCell::default());
-        task.calls.borrow_mut().push((call, Rc::clone(&cell)));
-        (call, cell)
+        task.calls.borrow_mut().push(CallCell { call, result: None, waker: None });
+        call
     }
 
     /// Nobody waits for a call any more.
     pub(crate) fn abandon(&self, task: &TaskCell, call: u32) {
         let mut calls = task.calls.borrow_mut();
-        if let Some(at) = calls.iter().position(|(c, _)| *c == call) {
-            calls.swap_remove(at);
-            self.cancelled.borrow_mut().push((task.index.get(), call));
-            self.control.set(true);
+        if let Some(at) = calls.iter().position(|c| c.call == call) {
+            let cell = calls.swap_remove(at);
+            if cell.result.is_none() {
+                self.cancelled.borrow_mut().push((task.index.get(), call));
+                self.control.set(true);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 
+use smallvec::SmallVec;
 use timely_agents_operators::completion::{CallRef, CallResult, Completion, CompletionQueue};
 use timely_agents_operators::slab::RunToken;
 
@@ -25,10 +26,11 @@ pub(crate) struct Run<O> {
     /// Events whose actions have not all started.
     pub(crate) queue: VecDeque<Queued>,
     /// Tasks that wait, each at its index for its life.
-    pub(crate) tasks: Vec<Option<Box<Task<O>>>>,
-    /// Places without a task.
+    pub(crate) tasks: Tasks<O>,
+    /// Places without a task, but for the last ones, which are given up.
     pub(crate) free: Vec<u32>,
-    /// Tasks that can go on.
+    /// The task that goes on next, and those after it.
+    pub(crate) next_ready: Option<u32>,
     pub(crate) ready: VecDeque<u32>,
     /// Old values of finished steps.
     pub(crate) undo: Vec<Entry>,
@@ -38,9 +40,28 @@ pub(crate) struct Run<O> {
     pub(crate) expired: bool,
 }
 
+/// Mostly there is one.
+pub(crate) type Tasks<O> = SmallVec<[Option<Task<O>>; 1]>;
+
 impl<O> Run<O> {
+    pub(crate) fn new(input: Option<Rc<dyn Any>>, identity: Option<u64>, notifying: Option<u64>) -> Box<Self> {
+        Box::new(Run {
+            input,
+            identity,
+            notifying,
+            queue: VecDeque::new(),
+            tasks: Tasks::new(),
+            free: Vec::new(),
+            next_ready: None,
+            ready: VecDeque::new(),
+            undo: Vec::new(),
+            history: Vec::new(),
+            expired: false,
+        })
+    }
+
     /// Gives a task a place, which it keeps for its life.
-    pub(crate) fn place(&mut self, make: impl FnOnce(u32) -> Box<Task<O>>) -> u32 {
+    pub(crate) fn place(&mut self, make: impl FnOnce(u32) -> Task<O>) -> u32 {
         let index = self.free.pop().unwrap_or_else(|| {
             self.tasks.push(None);
             self.tasks.len() as u32 - 1
@@ -52,7 +73,11 @@ impl<O> Run<O> {
     /// The task at a place is over.
     pub(crate) fn vacate(&mut self, index: u32) {
         debug_assert!(self.tasks[index as usize].is_none(), "the task is taken out first");
-        self.free.push(index);
+        if index as usize + 1 == self.tasks.len() {
+            self.tasks.pop();
+        } else {
+            self.free.push(index);
+        }
     }
 
     pub(crate) fn has_tasks(&self) -> bool {
@@ -63,9 +88,20 @@ impl<O> Run<O> {
         if let Some(Some(task)) = self.tasks.get_mut(index as usize)
             && !std::mem::replace(&mut task.ready, true)
         {
-            self.ready.push_back(index);
+            if self.next_ready.is_none() {
+                self.next_ready = Some(index);
+            } else {
+                self.ready.push_back(index);
+            }
         }
         true
+    }
+
+    /// The task that goes on next, which is then no longer among those that can.
+    pub(crate) fn pop_ready(&mut self) -> Option<u32> {
+        let next = self.next_ready.take();
+        self.next_ready = self.ready.pop_front();
+        next
     }
 
     /// A foreign waker has fired.
@@ -85,15 +121,14 @@ impl<O> Run<O> {
             task.retry = None;
             return self.make_ready(call.task);
         }
-        let cell = {
+        let waker = {
             let mut calls = task.cell.calls.borrow_mut();
-            let Some(at) = calls.iter().position(|(c, _)| *c == call.call) else {
+            let Some(cell) = calls.iter_mut().find(|c| c.call == call.call) else {
                 return false;
             };
-            calls.swap_remove(at).1
+            cell.result = Some(result);
+            cell.waker.take()
         };
-        *cell.result.borrow_mut() = Some(result);
-        let waker = cell.waker.borrow_mut().take();
         match waker {
             // The task itself waits for the call: no detour through the queue.
             Some(waker) if waker.will_wake(&task.waker) => self.make_ready(call.task),

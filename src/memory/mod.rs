@@ -191,8 +191,8 @@ impl Memory {
     }
 
     /// Ends a run whose old values were moved out. With `restore`, its writes are dropped, but for final ones.
-    pub(crate) fn end_run_with(&mut self, undo: Vec<Entry>, restore: bool, key: KeyId) {
-        for entry in undo.into_iter().rev() {
+    pub(crate) fn end_run_with(&mut self, undo: &mut Vec<Entry>, restore: bool, key: KeyId) {
+        for entry in undo.drain(..).rev() {
             let column = &mut self.columns[entry.column as usize];
             if restore && entry.restore {
                 column.restore(key, entry.value);

@@ -30,6 +30,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::task::AbortHandle;
 
 use self::mailbox::{Mailbox, Waiting};
@@ -92,7 +93,8 @@ struct ActiveRun<T, R> {
     run: R,
     ready: bool,
     notifying: bool,
-    calls: Vec<ActiveCall>,
+    /// Mostly there is one.
+    calls: SmallVec<[ActiveCall; 1]>,
     deadline: Option<TimerKey>,
 }
 
@@ -522,7 +524,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             run,
             ready,
             notifying,
-            calls: Vec::new(),
+            calls: SmallVec::new(),
             deadline,
         };
         let placed = self.runs.insert(active);
