@@ -167,7 +167,7 @@ impl<O> Ctx<O> {
         Fut: Future<Output = R> + Send + 'static,
         R: Serialize + DeserializeOwned,
     {
-        let job = CallJob::Async(Box::pin(async move { encode(&f(args).await) }));
+        let job = CallJob::future(async move { encode(&f(args).await) });
         Call::new(&self.core.common, &self.task, name.into(), job, decode)
     }
 
@@ -190,7 +190,7 @@ impl<O> Ctx<O> {
         Fut: Future<Output = R> + Send + 'static,
         R: Send + 'static,
     {
-        let job = CallJob::Async(Box::pin(async move { Ok(CallValue::Any(Box::new(f().await))) }));
+        let job = CallJob::future(async move { Ok(CallValue::Any(Box::new(f().await))) });
         Call::new(&self.core.common, &self.task, name.into(), job, unbox)
     }
 

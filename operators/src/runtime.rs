@@ -3,11 +3,11 @@
 //! One per process, shared by all operators and workers, made when first used. What a call gives comes
 //! back through its operator's completion queue. A panic in a call is the failure of that call.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::OnceLock;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
@@ -84,37 +84,36 @@ impl Caller {
 
     /// Starts a call.
     pub fn spawn(&self, call: CallRef, job: CallJob) -> AbortHandle {
-        let queue = self.queue.clone();
         match job {
-            CallJob::Async(future) => self
-                .handle
-                .spawn(async move {
-                    let result = Caught(future).await;
-                    queue.push(Completion::Call { call, result });
-                })
-                .abort_handle(),
-            CallJob::Blocking(body) => self
-                .handle
-                .spawn_blocking(move || {
+            CallJob::Async(job) => job.spawn(self, call),
+            CallJob::Blocking(body) => {
+                let queue = self.queue.clone();
+                let run = move || {
                     let result =
                         quiet::catch(body).unwrap_or_else(|panic| Err(CallFailure::Panicked(panic.to_string())));
                     queue.push(Completion::Call { call, result });
-                })
-                .abort_handle(),
+                };
+                self.handle.spawn_blocking(run).abort_handle()
+            }
         }
     }
-}
 
-/// A call whose panics are its failures.
-struct Caught(Pin<Box<dyn Future<Output = CallResult> + Send>>);
-
-impl Future for Caught {
-    type Output = CallResult;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CallResult> {
-        match quiet::catch(|| self.0.as_mut().poll(cx)) {
-            Ok(poll) => poll,
-            Err(panic) => Poll::Ready(Err(CallFailure::Panicked(panic.to_string()))),
-        }
+    /// Starts a call that is a future. A panic in it is its failure.
+    pub(crate) fn spawn_future(
+        &self,
+        call: CallRef,
+        future: impl Future<Output = CallResult> + Send + 'static,
+    ) -> AbortHandle {
+        let queue = self.queue.clone();
+        let task = async move {
+            let mut future = pin!(future);
+            let result = poll_fn(|cx| match quiet::catch(|| future.as_mut().poll(cx)) {
+                Ok(poll) => poll,
+                Err(panic) => Poll::Ready(Err(CallFailure::Panicked(panic.to_string()))),
+            })
+            .await;
+            queue.push(Completion::Call { call, result });
+        };
+        self.handle.spawn(task).abort_handle()
     }
 }

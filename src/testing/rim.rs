@@ -82,11 +82,11 @@ impl<T: Clone, K, O> Sink<T, (K, O), Tagged> for Rim<T, K, O> {
 pub(super) fn execute(job: CallJob) -> CallResult {
     let done = match job {
         CallJob::Blocking(body) => quiet::catch(body),
-        CallJob::Async(future) => {
+        CallJob::Async(job) => {
             // Within the runtime, so that a future which uses its timers or sockets finds them.
             let runtime = runtime::handle().ok();
             let _inside = runtime.as_ref().map(tokio::runtime::Handle::enter);
-            quiet::catch(|| block_on(future))
+            quiet::catch(|| block_on(job.into_future()))
         }
     };
     done.unwrap_or_else(|panic| Err(CallFailure::Panicked(panic.to_string())))
