@@ -21,7 +21,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use timely_agents_operators::behavior::{Behavior, Effects, Failure, Opening, Progress, RunHead, TimerStart, Work};
+use timely_agents_operators::behavior::{
+    Behavior, Effects, Failure, Opening, Progress, RunHead, Sequence, TimerStart, Work,
+};
 use timely_agents_operators::completion::{CallRef, CallResult};
 use timely_agents_operators::fact::What;
 use timely_agents_operators::hash::mix;
@@ -869,10 +871,10 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         self.opened().1.core.memory.borrow_mut().facts(key, each);
     }
 
-    fn sequence(&self) -> Option<fn(&Self, &I, &I) -> Ordering> {
+    fn sequence(&self) -> Option<Sequence<Self>> {
         self.plan.order.as_ref().map(|_| {
             (|this: &Self, a: &I, b: &I| this.plan.order.as_ref().map_or(Ordering::Equal, |order| order(a, b)))
-                as fn(&Self, &I, &I) -> Ordering
+                as Sequence<Self>
         })
     }
 

@@ -199,8 +199,7 @@ impl Common {
     pub(crate) fn abandon(&self, task: &TaskCell, call: u32) {
         let mut calls = task.calls.borrow_mut();
         if let Some(at) = calls.iter().position(|c| c.call == call) {
-            let cell = calls.swap_remove(at);
-            if cell.result.is_none() {
+            if calls.swap_remove(at).result.is_none() {
                 self.cancelled.borrow_mut().push((task.index.get(), call));
                 self.control.set(true);
             }

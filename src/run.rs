@@ -123,11 +123,11 @@ impl<O> Run<O> {
         }
         let waker = {
             let mut calls = task.cell.calls.borrow_mut();
-            let Some(cell) = calls.iter_mut().find(|c| c.call == call.call) else {
+            let Some(waited_for) = calls.iter_mut().find(|c| c.call == call.call) else {
                 return false;
             };
-            cell.result = Some(result);
-            cell.waker.take()
+            waited_for.result = Some(result);
+            waited_for.waker.take()
         };
         match waker {
             // The task itself waits for the call: no detour through the queue.

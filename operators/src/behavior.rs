@@ -195,6 +195,9 @@ pub struct Opening<K> {
     pub facts: bool,
 }
 
+/// How a behavior compares two inputs of one key and epoch.
+pub type Sequence<B> = fn(&B, &<B as Behavior>::Input, &<B as Behavior>::Input) -> Ordering;
+
 /// What a run does. See the module's contract.
 pub trait Behavior: 'static {
     /// Keys.
@@ -272,7 +275,7 @@ pub trait Behavior: 'static {
     fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>));
 
     /// How a key's inputs of one epoch are sorted, if they are; then they start when the epoch closes.
-    fn sequence(&self) -> Option<fn(&Self, &Self::Input, &Self::Input) -> Ordering>
+    fn sequence(&self) -> Option<Sequence<Self>>
     where
         Self: Sized;
 

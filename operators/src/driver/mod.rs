@@ -21,12 +21,14 @@
 //!
 //! Not here: exchange and capabilities (`operator`), what memory holds (the behavior).
 
+mod calls;
+mod intake;
 mod mailbox;
 mod seal;
 mod shape;
+mod view;
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -36,8 +38,8 @@ use tokio::task::AbortHandle;
 use self::mailbox::{Mailbox, Waiting};
 use self::seal::Seal;
 pub use self::shape::{Bare, ByRef, Emission, Intake, Paired, WithKey};
-use crate::behavior::{Behavior, CallJob, CallStart, Failure, Opening, Progress, RunHead, TimerStart, Work};
-use crate::completion::{CallFailure, CallRef, CallResult, CallValue, Completion, CompletionQueue};
+use crate::behavior::{Behavior, CallJob, CallStart, Failure, Opening, Progress, RunHead, Sequence, TimerStart, Work};
+use crate::completion::{CallRef, CompletionQueue};
 use crate::fact::Fact;
 use crate::group::KeyGroups;
 use crate::keys::{KeyId, KeyIndex};
@@ -92,7 +94,6 @@ struct ActiveRun<T, R> {
     started: u64,
     run: R,
     ready: bool,
-    notifying: bool,
     /// Mostly there is one.
     calls: SmallVec<[ActiveCall; 1]>,
     deadline: Option<TimerKey>,
@@ -267,7 +268,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 (_, Some(n)) => {
                     let registered = self.notifications.remove(&n).expect("found");
                     for (key, time) in registered.order {
-                        self.deliver_notification(key, time);
+                        self.deliver_notification(key, &time);
                     }
                 }
                 (_, None) => break,
@@ -276,7 +277,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     }
 
     /// Moves the inputs of `epoch` to the backlog.
-    fn release(&mut self, epoch: u64, sequence: Option<fn(&B, &B::Input, &B::Input) -> Ordering>) {
+    fn release(&mut self, epoch: u64, sequence: Option<Sequence<B>>) {
         let mut inputs = self.later.remove(&epoch).expect("found");
         if let Some(compare) = sequence {
             inputs.sort_by(|a, b| compare(&self.behavior, &a.input, &b.input));
@@ -286,151 +287,6 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             self.waiting_bytes += arrived.bytes;
         }
         self.backlog.extend(inputs);
-    }
-
-    /// Takes a batch of inputs of one time; runs those whose turn it is.
-    #[inline]
-    pub fn input<V, N, K>(&mut self, intake: &N, time: &T, batch: &mut Vec<V>, fuel: &mut u32, sink: &mut K)
-    where
-        N: Intake<V, Key = B::Key, Input = B::Input>,
-        K: Sink<T, E::Item, B::Tagged>,
-    {
-        // Also after a failure: what was not processed stays open for ever.
-        self.open.add(time, batch.len() as u64);
-        if self.phase != Phase::Open {
-            batch.clear();
-            return;
-        }
-        // The keys of a batch are looked up together, so that their cache misses overlap.
-        let mut ids = std::mem::take(&mut self.ids);
-        ids.clear();
-        let index = &mut self.index;
-        ids.extend(batch.iter().map(|item| index.id(intake.key(item))));
-        if self.states.len() < self.index.len() {
-            self.states.resize_with(self.index.len(), || KeyState { sequence: 0, mailbox: None });
-            self.behavior.admit(self.index.len());
-        }
-        let epoch = time.epoch();
-        let mut items = batch.drain(..).zip(ids.iter().copied());
-        if self.behavior.sequence().is_some() || self.epoch.is_some_and(|current| epoch > current) {
-            let later = self.later.entry(epoch).or_default();
-            for (item, key) in items {
-                let input = intake.input(item);
-                let bytes = B::input_bytes(&input);
-                self.ahead_bytes += bytes;
-                later.push(Arrived { time: time.clone(), key, bytes, input });
-            }
-        } else {
-            if self.backlog.is_empty() {
-                self.stage(time, sink);
-                if self.index.len() > CACHED_KEYS {
-                    self.touch(&ids);
-                }
-                let ended = self.start_inputs(intake, time, &mut items, fuel, sink);
-                self.stats.inline += ended;
-                self.stats.runs += ended;
-                self.open.remove(time, ended);
-            }
-            for (item, key) in items {
-                let input = intake.input(item);
-                let bytes = B::input_bytes(&input);
-                self.waiting_bytes += bytes;
-                self.backlog.push_back(Arrived { time: time.clone(), key, bytes, input });
-            }
-        }
-        self.ids = ids;
-    }
-
-    /// Starts runs of a batch as far as there is room; how many have ended.
-    #[inline]
-    fn start_inputs<V, N, K>(
-        &mut self,
-        intake: &N,
-        time: &T,
-        items: &mut impl Iterator<Item = (V, KeyId)>,
-        fuel: &mut u32,
-        sink: &mut K,
-    ) -> u64
-    where
-        N: Intake<V, Key = B::Key, Input = B::Input>,
-        K: Sink<T, E::Item, B::Tagged>,
-    {
-        let mut ended = 0;
-        let mut head = self.head(time);
-        // Where each run is looked at by itself.
-        let singly = self.seal.is_some() || E::KEYED;
-        while self.has_room(*fuel) {
-            if singly {
-                let Some((item, key)) = items.next() else { break };
-                let input = intake.input(item);
-                if self.states[key.index()].mailbox.is_none() {
-                    ended += u64::from(self.begin(&mut head, time, key, Work::Input(input), fuel, sink));
-                } else {
-                    self.wait(time.clone(), key, input);
-                }
-                continue;
-            }
-            head.token = self.runs.vacant();
-            let (states, waiting_bytes) = (&mut self.states, &mut self.waiting_bytes);
-            let mut free = std::iter::from_fn(|| {
-                loop {
-                    let (item, key) = items.next()?;
-                    let input = intake.input(item);
-                    let state = &mut states[key.index()];
-                    match &mut state.mailbox {
-                        None => {
-                            state.sequence += 1;
-                            return Some((key, state.sequence, input));
-                        }
-                        Some(mailbox) => {
-                            let bytes = B::input_bytes(&input);
-                            *waiting_bytes += bytes;
-                            mailbox.push_input(time.clone(), bytes, input);
-                        }
-                    }
-                }
-            });
-            let (ended_at_once, last) = self.behavior.start_batch(&mut head, &mut free, fuel);
-            ended += ended_at_once;
-            match last {
-                Some(progress) => ended += u64::from(self.started(&head, time, progress, false, sink)),
-                None => break,
-            }
-        }
-        ended
-    }
-
-    /// Whether another run may start now.
-    #[inline]
-    fn has_room(&self, fuel: u32) -> bool {
-        fuel > 0 && self.runs.len() < self.limits.runs_in_flight && matches!(self.phase, Phase::Open)
-    }
-
-    /// Brings what runs of `ids` will look at into the cache: the misses of a batch overlap.
-    fn touch(&mut self, ids: &[KeyId]) {
-        let busy = ids.iter().filter(|id| self.states[id.index()].mailbox.is_some()).count();
-        std::hint::black_box(busy);
-        self.behavior.touch(ids);
-    }
-
-    /// What runs at `time` are told of themselves, but for their key.
-    fn head(&self, time: &T) -> RunHead {
-        RunHead {
-            key: KeyId(0),
-            token: self.runs.vacant(),
-            sequence: 0,
-            epoch: time.epoch(),
-            event_time: time.event_time(),
-            now: self.now,
-        }
-    }
-
-    /// Puts an input behind the work of its key.
-    fn wait(&mut self, time: T, key: KeyId, input: B::Input) {
-        let bytes = B::input_bytes(&input);
-        self.waiting_bytes += bytes;
-        let mailbox = self.states[key.index()].mailbox.as_mut().expect("a busy key has a mailbox");
-        mailbox.push_input(time, bytes, input);
     }
 
     /// Starts a run of a key that has none; whether it ended at once. The caller accounts for its end.
@@ -456,21 +312,13 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         if let Some(seal) = &mut self.seal {
             seal.before_run(&mut self.behavior, key, time);
         }
-        let notifying = matches!(work, Work::Notify { .. });
         let progress = self.behavior.start(head, work, fuel);
-        self.started(head, time, progress, notifying, sink)
+        self.started(head, time, progress, sink)
     }
 
     /// Takes note of how a run has started; whether it has ended at once. The caller accounts for its end.
     #[inline]
-    fn started<K>(
-        &mut self,
-        head: &RunHead,
-        time: &T,
-        progress: Progress<B::Run>,
-        notifying: bool,
-        sink: &mut K,
-    ) -> bool
+    fn started<K>(&mut self, head: &RunHead, time: &T, progress: Progress<B::Run>, sink: &mut K) -> bool
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
@@ -488,11 +336,11 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 true
             }
             Progress::Suspended(run) => {
-                self.keep(*head, time, run, false, notifying, sink);
+                self.keep(*head, time, run, false, sink);
                 false
             }
             Progress::Yielded(run) => {
-                self.keep(*head, time, run, true, notifying, sink);
+                self.keep(*head, time, run, true, sink);
                 false
             }
             Progress::Failed(failure) => {
@@ -508,7 +356,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     }
 
     /// Keeps a run that has not ended.
-    fn keep<K>(&mut self, head: RunHead, time: &T, run: B::Run, ready: bool, notifying: bool, sink: &mut K)
+    fn keep<K>(&mut self, head: RunHead, time: &T, run: B::Run, ready: bool, sink: &mut K)
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
@@ -517,16 +365,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             .behavior
             .run_timeout()
             .map(|limit| self.timers.add(self.now.saturating_add(limit.as_micros() as u64), Deadline::Run(token)));
-        let active = ActiveRun {
-            head,
-            time: time.clone(),
-            started: self.now,
-            run,
-            ready,
-            notifying,
-            calls: SmallVec::new(),
-            deadline,
-        };
+        let active =
+            ActiveRun { head, time: time.clone(), started: self.now, run, ready, calls: SmallVec::new(), deadline };
         let placed = self.runs.insert(active);
         debug_assert_eq!(placed, token, "the vacant token is the next");
         let mailbox = &mut self.states[head.key.index()].mailbox;
@@ -537,200 +377,6 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         if self.behavior.wants_control() {
             self.control(token, sink);
         }
-    }
-
-    /// Does what the steps of a run in flight have asked for.
-    fn control<K>(&mut self, token: RunToken, sink: &mut K)
-    where
-        K: Sink<T, E::Item, B::Tagged>,
-    {
-        // The lists keep their capacity: they are lent for the time of this call.
-        let Requests { mut cancelled, mut calls, mut timers, mut notifications } = std::mem::take(&mut self.requests);
-        self.behavior.effects(|effects| {
-            std::mem::swap(&mut effects.cancelled, &mut cancelled);
-            std::mem::swap(&mut effects.calls, &mut calls);
-            std::mem::swap(&mut effects.timers, &mut timers);
-            std::mem::swap(&mut effects.notifications, &mut notifications);
-        });
-        for CallStart { task, call, name: called, timeout, job } in calls.drain(..) {
-            let name = CallRef { run: token, task, call };
-            let timer = timeout.map(|limit| {
-                let deadline = self.now.saturating_add(limit.as_micros() as u64);
-                self.timers.add(deadline, Deadline::Call(name, limit))
-            });
-            let run = self.runs.get_mut(token).expect("in flight");
-            run.calls.push(ActiveCall { task, call, timer, running: false, abort: None });
-            self.calls_waiting.push_back((name, called, job));
-        }
-        for timer in timers.drain(..) {
-            let name = CallRef { run: token, task: timer.task, call: timer.call };
-            let key = self.timers.add(timer.deadline, Deadline::Timer(name));
-            let run = self.runs.get_mut(token).expect("in flight");
-            run.calls.push(ActiveCall {
-                task: timer.task,
-                call: timer.call,
-                timer: Some(key),
-                running: false,
-                abort: None,
-            });
-        }
-        for (task, call) in cancelled.drain(..) {
-            self.forget_call(CallRef { run: token, task, call }, true);
-        }
-        self.start_calls(sink);
-        if !notifications.is_empty() {
-            let run = self.runs.get_mut(token).expect("in flight");
-            let (key, time) = (run.head.key, run.time.clone());
-            for epoch in notifications.drain(..) {
-                self.register(key, &time, epoch);
-            }
-        }
-        self.requests = Requests { cancelled, calls, timers, notifications };
-    }
-
-    /// Does what a run that has ended asked for: of its calls nobody waits any more.
-    #[cold]
-    fn control_of_ended(&mut self, key: KeyId, time: &T) {
-        let notifications = self.behavior.effects(|effects| {
-            effects.calls.clear();
-            effects.timers.clear();
-            effects.cancelled.clear();
-            std::mem::take(&mut effects.notifications)
-        });
-        for epoch in notifications {
-            self.register(key, time, epoch);
-        }
-    }
-
-    /// Starts calls that wait, as far as the limit allows.
-    fn start_calls<K>(&mut self, sink: &mut K)
-    where
-        K: Sink<T, E::Item, B::Tagged>,
-    {
-        while self.calls_running < self.limits.concurrent_calls {
-            let Some((name, called, job)) = self.calls_waiting.pop_front() else {
-                break;
-            };
-            let Some(run) = self.runs.get_mut(name.run) else {
-                continue;
-            };
-            let Some(call) = run.calls.iter_mut().find(|c| c.task == name.task && c.call == name.call) else {
-                continue;
-            };
-            call.running = true;
-            call.abort = sink.spawn(name, called, job);
-            self.calls_running += 1;
-        }
-    }
-
-    /// Takes a call off the books; false when it was not on them.
-    fn forget_call(&mut self, name: CallRef, abort: bool) -> bool {
-        let Some(run) = self.runs.get_mut(name.run) else {
-            return false;
-        };
-        let Some(at) = run.calls.iter().position(|c| c.task == name.task && c.call == name.call) else {
-            return false;
-        };
-        let call = run.calls.swap_remove(at);
-        self.release_call(call, abort);
-        true
-    }
-
-    fn release_call(&mut self, call: ActiveCall, abort: bool) {
-        if let Some(timer) = call.timer {
-            self.timers.cancel(timer);
-        }
-        if call.running {
-            self.calls_running -= 1;
-        }
-        if abort && let Some(handle) = call.abort {
-            handle.abort();
-        }
-    }
-
-    /// Registers that `key` is told of the end of `epoch`, or of its run's own when that is later.
-    fn register(&mut self, key: KeyId, time: &T, epoch: u64) {
-        let time = time.with_epoch(epoch);
-        let epoch = time.epoch();
-        if self.epoch.is_none_or(|open| epoch < open) {
-            self.open.add(&time, 1);
-            self.deliver_notification(key, time);
-        } else {
-            let registered = self
-                .notifications
-                .entry(epoch)
-                .or_insert_with(|| Registered { order: Vec::new(), keys: BTreeSet::new() });
-            if registered.keys.insert(key) {
-                self.open.add(&time, 1);
-                registered.order.push((key, time));
-            }
-        }
-    }
-
-    /// Puts a notification, which is open work already, into its key's mailbox.
-    fn deliver_notification(&mut self, key: KeyId, time: T) {
-        let mailbox = self.states[key.index()].mailbox.get_or_insert_with(|| Box::new(Mailbox::new(None)));
-        if mailbox.push_notify(time.clone()) {
-            if mailbox.run.is_none() {
-                self.ready_keys.push_back(key);
-            }
-        } else {
-            self.open.remove(&time, 1);
-        }
-    }
-
-    /// Delivers something that came back.
-    pub fn complete<K>(&mut self, completion: Completion, sink: &mut K)
-    where
-        K: Sink<T, E::Item, B::Tagged>,
-    {
-        match completion {
-            Completion::Wake { run, task } => {
-                if let Some(active) = self.runs.get_mut(run) {
-                    if self.behavior.wake(&mut active.run, task) && !std::mem::replace(&mut active.ready, true) {
-                        self.ready_runs.push_back(run);
-                    }
-                } else {
-                    self.stats.late += 1;
-                }
-            }
-            Completion::Call { call, result } => {
-                self.end_call(call, result, false);
-                self.start_calls(sink);
-            }
-        }
-    }
-
-    fn end_call(&mut self, call: CallRef, result: CallResult, abort: bool) {
-        if self.phase != Phase::Open || !self.forget_call(call, abort) {
-            self.stats.late += 1;
-            return;
-        }
-        let active = self.runs.get_mut(call.run).expect("in flight");
-        if self.behavior.complete(&mut active.run, call, result) && !std::mem::replace(&mut active.ready, true) {
-            self.ready_runs.push_back(call.run);
-        }
-    }
-
-    fn fire_timers<K>(&mut self, sink: &mut K)
-    where
-        K: Sink<T, E::Item, B::Tagged>,
-    {
-        while let Some(deadline) = self.timers.pop_due(self.now) {
-            match deadline {
-                Deadline::Timer(call) => self.end_call(call, Ok(CallValue::Unit), false),
-                Deadline::Call(call, limit) => self.end_call(call, Err(CallFailure::Timeout(limit)), true),
-                Deadline::Run(token) => {
-                    if let Some(active) = self.runs.get_mut(token) {
-                        active.deadline = None;
-                        if self.behavior.expire(&mut active.run) && !std::mem::replace(&mut active.ready, true) {
-                            self.ready_runs.push_back(token);
-                        }
-                    }
-                }
-            }
-        }
-        self.start_calls(sink);
     }
 
     /// Runs what is ready, within `fuel`; seals closed epochs; flushes. Whether there is more to do now.
@@ -996,88 +642,6 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             seal.minimal(&self.open, into);
         }
         changed
-    }
-
-    /// When the next timer is due, in microseconds of the clock.
-    pub fn next_deadline(&self) -> Option<u64> {
-        if self.phase == Phase::Open { self.timers.next_deadline() } else { None }
-    }
-
-    /// What is held.
-    pub fn load(&self) -> Load {
-        Load {
-            runs: self.runs.len(),
-            waiting_bytes: self.waiting_bytes,
-            ahead_bytes: self.ahead_bytes,
-            open_times: self.open.times(),
-            least_open: self.open.least_epoch(),
-            epoch: self.epoch,
-        }
-    }
-
-    /// The limits.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    /// What has been done.
-    pub fn stats(&self) -> &RunStats {
-        &self.stats
-    }
-
-    /// Notes how long runs that never waited took, as a mean over a batch of them.
-    pub fn record_inline(&mut self, mean_ns: u64, runs: u64) {
-        self.stats.record(mean_ns, runs);
-    }
-
-    /// Why the job must stop, if it must.
-    pub fn failure(&self) -> Option<&Failure> {
-        match &self.phase {
-            Phase::Failed(failure) => Some(failure),
-            _ => None,
-        }
-    }
-
-    /// Whether the input has ended and all work is done.
-    pub fn is_closed(&self) -> bool {
-        self.phase == Phase::Closed
-    }
-
-    /// Work that waits for a key: whether a run is in flight, and how much waits behind it, for fuel, or for
-    /// its epoch. It looks at all that waits; for tests.
-    pub fn mailbox(&self, key: &B::Key) -> (bool, usize) {
-        let Some(id) = self.index.find(key) else {
-            return (false, 0);
-        };
-        let arrived = self.backlog.iter().chain(self.later.values().flatten());
-        let arrived = arrived.filter(|arrived| arrived.key == id).count();
-        let mailbox = self.states[id.index()].mailbox.as_ref();
-        let (running, waiting) = mailbox.map_or((false, 0), |m| (m.run.is_some(), m.waiting.len()));
-        (running, waiting + arrived)
-    }
-
-    /// Whether a call is running, and waited for; for tests.
-    pub fn awaits(&self, call: CallRef) -> bool {
-        self.phase == Phase::Open
-            && self.runs.get(call.run).is_some_and(|run| {
-                let mut calls = run.calls.iter();
-                calls.any(|c| c.running && (c.task, c.call) == (call.task, call.call))
-            })
-    }
-
-    /// The id of a key that has been seen.
-    pub fn key_id(&self, key: &B::Key) -> Option<KeyId> {
-        self.index.find(key)
-    }
-
-    /// The behavior.
-    pub fn behavior(&mut self) -> &mut B {
-        &mut self.behavior
-    }
-
-    /// Whether a run in flight is one of a notification; for tests.
-    pub fn notifying(&mut self, token: RunToken) -> bool {
-        self.runs.get_mut(token).is_some_and(|run| run.notifying)
     }
 }
 

@@ -1,0 +1,160 @@
+//! Batches of inputs: the hot path.
+//!
+//! The keys of a batch are looked up together; then runs start one after the other, inside one call of the behavior
+//! where no run needs to be looked at by itself.
+//!
+//! # Invariants
+//! - Every input of a batch is counted as open work before any of its runs starts.
+//! - An input waits for its epoch in `later`, for its turn in `backlog`, for its key's run in the key's mailbox.
+
+use super::{Arrived, CACHED_KEYS, Driver, Emission, Intake, KeyState, Phase, Sink};
+use crate::behavior::{Behavior, RunHead, Work};
+use crate::keys::KeyId;
+use crate::time::EpochTime;
+
+impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> {
+    /// Takes a batch of inputs of one time; runs those whose turn it is.
+    #[inline]
+    pub fn input<V, N, K>(&mut self, intake: &N, time: &T, batch: &mut Vec<V>, fuel: &mut u32, sink: &mut K)
+    where
+        N: Intake<V, Key = B::Key, Input = B::Input>,
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        // Also after a failure: what was not processed stays open for ever.
+        self.open.add(time, batch.len() as u64);
+        if self.phase != Phase::Open {
+            batch.clear();
+            return;
+        }
+        // The keys of a batch are looked up together, so that their cache misses overlap.
+        let mut ids = std::mem::take(&mut self.ids);
+        ids.clear();
+        let index = &mut self.index;
+        ids.extend(batch.iter().map(|item| index.id(intake.key(item))));
+        if self.states.len() < self.index.len() {
+            self.states.resize_with(self.index.len(), || KeyState { sequence: 0, mailbox: None });
+            self.behavior.admit(self.index.len());
+        }
+        let epoch = time.epoch();
+        let mut items = batch.drain(..).zip(ids.iter().copied());
+        if self.behavior.sequence().is_some() || self.epoch.is_some_and(|current| epoch > current) {
+            let later = self.later.entry(epoch).or_default();
+            for (item, key) in items {
+                let input = intake.input(item);
+                let bytes = B::input_bytes(&input);
+                self.ahead_bytes += bytes;
+                later.push(Arrived { time: time.clone(), key, bytes, input });
+            }
+        } else {
+            if self.backlog.is_empty() {
+                self.stage(time, sink);
+                if self.index.len() > CACHED_KEYS {
+                    self.touch(&ids);
+                }
+                let ended = self.start_inputs(intake, time, &mut items, fuel, sink);
+                self.stats.inline += ended;
+                self.stats.runs += ended;
+                self.open.remove(time, ended);
+            }
+            for (item, key) in items {
+                let input = intake.input(item);
+                let bytes = B::input_bytes(&input);
+                self.waiting_bytes += bytes;
+                self.backlog.push_back(Arrived { time: time.clone(), key, bytes, input });
+            }
+        }
+        self.ids = ids;
+    }
+
+    /// Starts runs of a batch as far as there is room; how many have ended.
+    #[inline]
+    pub(super) fn start_inputs<V, N, K>(
+        &mut self,
+        intake: &N,
+        time: &T,
+        items: &mut impl Iterator<Item = (V, KeyId)>,
+        fuel: &mut u32,
+        sink: &mut K,
+    ) -> u64
+    where
+        N: Intake<V, Key = B::Key, Input = B::Input>,
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        let mut ended = 0;
+        let mut head = self.head(time);
+        // Where each run is looked at by itself.
+        let singly = self.seal.is_some() || E::KEYED;
+        while self.has_room(*fuel) {
+            if singly {
+                let Some((item, key)) = items.next() else { break };
+                let input = intake.input(item);
+                if self.states[key.index()].mailbox.is_none() {
+                    ended += u64::from(self.begin(&mut head, time, key, Work::Input(input), fuel, sink));
+                } else {
+                    self.wait(time.clone(), key, input);
+                }
+                continue;
+            }
+            head.token = self.runs.vacant();
+            let (states, waiting_bytes) = (&mut self.states, &mut self.waiting_bytes);
+            let mut free = std::iter::from_fn(|| {
+                loop {
+                    let (item, key) = items.next()?;
+                    let input = intake.input(item);
+                    let state = &mut states[key.index()];
+                    match &mut state.mailbox {
+                        None => {
+                            state.sequence += 1;
+                            return Some((key, state.sequence, input));
+                        }
+                        Some(mailbox) => {
+                            let bytes = B::input_bytes(&input);
+                            *waiting_bytes += bytes;
+                            mailbox.push_input(time.clone(), bytes, input);
+                        }
+                    }
+                }
+            });
+            let (ended_at_once, last) = self.behavior.start_batch(&mut head, &mut free, fuel);
+            ended += ended_at_once;
+            match last {
+                Some(progress) => ended += u64::from(self.started(&head, time, progress, sink)),
+                None => break,
+            }
+        }
+        ended
+    }
+
+    /// Whether another run may start now.
+    #[inline]
+    pub(super) fn has_room(&self, fuel: u32) -> bool {
+        fuel > 0 && self.runs.len() < self.limits.runs_in_flight && matches!(self.phase, Phase::Open)
+    }
+
+    /// Brings what runs of `ids` will look at into the cache: the misses of a batch overlap.
+    pub(super) fn touch(&mut self, ids: &[KeyId]) {
+        let busy = ids.iter().filter(|id| self.states[id.index()].mailbox.is_some()).count();
+        std::hint::black_box(busy);
+        self.behavior.touch(ids);
+    }
+
+    /// What runs at `time` are told of themselves, but for their key.
+    pub(super) fn head(&self, time: &T) -> RunHead {
+        RunHead {
+            key: KeyId(0),
+            token: self.runs.vacant(),
+            sequence: 0,
+            epoch: time.epoch(),
+            event_time: time.event_time(),
+            now: self.now,
+        }
+    }
+
+    /// Puts an input behind the work of its key.
+    pub(super) fn wait(&mut self, time: T, key: KeyId, input: B::Input) {
+        let bytes = B::input_bytes(&input);
+        self.waiting_bytes += bytes;
+        let mailbox = self.states[key.index()].mailbox.as_mut().expect("a busy key has a mailbox");
+        mailbox.push_input(time, bytes, input);
+    }
+}
