@@ -168,31 +168,31 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
 
     /// Goes on with the events that the input's actions have sent.
     fn chain_direct(&mut self, head: &RunHead, input: I, fuel: &mut u32) -> Progress<Box<Run<O>>> {
+        let plan = Arc::clone(&self.plan);
+        let core = Rc::clone(&self.opened().1.core);
         loop {
-            let (plan, open) = self.opened();
-            let core = &*open.core;
-            // An event leaves the queue when its last action starts.
-            let (event, payload, next, path) = {
-                let staged = core.staged.borrow();
-                let Some(queued) = staged.queue.front() else { break };
-                (queued.event, queued.payload.clone(), queued.next, queued.path)
-            };
-            let triggers = plan.program.triggers(event);
-            let index = triggers[next as usize];
-            let action = plan.program.action(index);
-            let (Body::Sync(body), Form::Typed, Payload::Typed(value), true) =
-                (&action.body, action.form, &payload, *fuel > 0)
-            else {
-                let run = self.promote(Some(Rc::new(input)));
-                return self.drive(head, run, fuel);
-            };
-            *fuel -= 1;
-            core.advance_queue(triggers.len());
-            let path = mix(path, u64::from(index));
-            open.ctx.task.reuse(index, path, 1);
-            core.begin_step();
-            if let Err(message) = take_step(core, &open.ctx.task, || body(&**value, &open.ctx)) {
-                match judge(core, &mut open.stats[index as usize], index, 1, true, &message) {
+            let Some(mut queued) = core.staged.borrow_mut().queue.pop_front() else { break };
+            let triggers = plan.program.triggers(queued.event);
+            while let Some(&index) = triggers.get(queued.next as usize) {
+                let action = plan.program.action(index);
+                let (Body::Sync(body), Form::Typed, Payload::Typed(value), true) =
+                    (&action.body, action.form, &queued.payload, *fuel > 0)
+                else {
+                    core.staged.borrow_mut().queue.push_front(queued);
+                    let run = self.promote(Some(Rc::new(input)));
+                    return self.drive(head, run, fuel);
+                };
+                *fuel -= 1;
+                queued.next += 1;
+                let path = mix(queued.path, u64::from(index));
+                let open = self.opened().1;
+                open.ctx.task.reuse(index, path, 1);
+                core.begin_step();
+                let Err(message) = take_step(&core, &open.ctx.task, || body(&**value, &open.ctx)) else {
+                    open.stats[index as usize].finished += 1;
+                    continue;
+                };
+                match judge(&core, &mut open.stats[index as usize], index, 1, true, &message) {
                     Verdict::GoOn => {}
                     Verdict::Stop(failure) => return Progress::Failed(failure),
                     Verdict::Dead => {
@@ -200,13 +200,14 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                     }
                     Verdict::Again { pause } => {
                         let event = Rc::clone(value);
+                        if (queued.next as usize) < triggers.len() {
+                            core.staged.borrow_mut().queue.push_front(queued);
+                        }
                         let mut run = self.promote(Some(Rc::new(input)));
                         self.retry_later(&mut run, head, index, event, path, 2, 0, pause);
                         return self.drive(head, run, fuel);
                     }
                 }
-            } else {
-                open.stats[index as usize].finished += 1;
             }
         }
         self.end(head.key);

@@ -48,6 +48,8 @@ pub(crate) struct Memory {
     /// By column: whether the log may keep writes of ended runs. Not where they become facts or are cleared, and
     /// not where values hold memory of their own.
     forgettable: Vec<bool>,
+    /// Whether the active run's log has writes that are not.
+    to_end: bool,
     facts: bool,
     changed: bool,
 }
@@ -62,7 +64,7 @@ impl Memory {
         let mut columns: Vec<Box<dyn Column>> = vec![Box::new(PathColumn::new(false)), Box::new(PathColumn::new(true))];
         columns.extend(slots.iter().map(SlotPlan::column));
         let forgettable = columns.iter().map(|column| !facts && column.is_plain()).collect();
-        Memory { columns, touched: Vec::new(), base: 0, forgettable, facts, changed: false }
+        Memory { columns, touched: Vec::new(), base: 0, forgettable, to_end: false, facts, changed: false }
     }
 
     pub(crate) fn touch(&self, keys: &[KeyId]) {
@@ -89,6 +91,7 @@ impl Memory {
         let found = (&mut *self.columns[column as usize] as &mut dyn Any).downcast_mut();
         if found.is_some() {
             self.touched.push(column);
+            self.to_end |= !self.forgettable[column as usize];
         }
         found
     }
@@ -160,6 +163,7 @@ impl Memory {
     /// Ends a run whose log is all here: sensory memory is cleared, changes are noted for facts.
     #[inline]
     pub(crate) fn end_run(&mut self, key: KeyId) {
+        self.to_end = false;
         while let Some(column) = self.pop() {
             self.changed |= self.columns[column as usize].end(key, self.facts);
         }
@@ -169,13 +173,13 @@ impl Memory {
     /// `base`, and are forgotten many at a time.
     #[inline]
     pub(crate) fn end_inline_run(&mut self, key: KeyId) {
-        if self.touched[self.base..].iter().all(|column| self.forgettable[*column as usize]) {
+        if self.to_end {
+            self.end_run(key);
+        } else {
             self.base = self.touched.len();
             if self.base > FORGET_AT {
                 self.forget();
             }
-        } else {
-            self.end_run(key);
         }
     }
 
