@@ -48,6 +48,7 @@ step_event!(Valid "valid", Reserved "reserved", Paid "paid", Archived "archived"
 
 /// What becomes of an order.
 #[derive(Clone, Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the output")]
 struct Outcome {
     order: u64,
     outcome: String,

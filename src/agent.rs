@@ -105,7 +105,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
             order: None,
             identity: None,
             limits: Limits::default(),
-            call_timeout: Some(Duration::from_secs(300)),
+            call_timeout: Some(Duration::from_mins(5)),
             run_timeout: None,
             input: PhantomData,
         }

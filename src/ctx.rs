@@ -96,6 +96,7 @@ impl<O> Ctx<O> {
     /// # Panics
     /// When the slot is another agent's, as all methods that take one.
     #[inline]
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the method is not general in its lifetime")]
     pub fn get<V: Remembered>(&self, slot: Slot<V>) -> Option<V> {
         self.read(slot, |value| value.cloned())
     }

@@ -194,7 +194,6 @@ where
     }
 }
 
-#[expect(clippy::type_complexity, reason = "the streams, and the switch of observation")]
 fn build_with_facts<'scope, T, V, I, O, N, E, K>(
     stream: StreamVec<'scope, T, V>,
     pact: impl ParallelizationContract<T, Vec<V>>,
@@ -256,13 +255,11 @@ impl<'scope, T: EpochTime, K: Key + ExchangeData, V: Input + ExchangeData> Keyed
     }
 
     /// The same, with side outputs, dead letters and observed events.
-    pub fn agent_streams<O: 'static>(
+    #[expect(clippy::type_complexity, reason = "the stream, and what stands beside it")]
+    pub fn agent_streams<O: Clone + 'static>(
         self,
         plan: &Plan<V, O>,
-    ) -> (KeyedStream<'scope, T, K, O>, AgentStreams<'scope, T, V, (K, O)>)
-    where
-        O: Clone,
-    {
+    ) -> (KeyedStream<'scope, T, K, O>, AgentStreams<'scope, T, V, (K, O)>) {
         let streams = self.build(plan, true);
         (KeyedStream { stream: streams.output.clone(), partitioned: true }, streams)
     }

@@ -32,6 +32,7 @@ struct Row {
 
 /// A flight that took place.
 #[derive(Clone, Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the columns of the data; `flight` is its number")]
 pub(crate) struct Flight {
     pub(crate) date: Date,
     pub(crate) tailnum: String,
@@ -54,7 +55,7 @@ pub(crate) struct Date {
 
 impl Date {
     fn new(year: u16, month: u8, day: u8) -> Result<Self, Wrong> {
-        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
         let days = match month {
             4 | 6 | 9 | 11 => 30,
             2 => 28 + u8::from(leap),
@@ -122,7 +123,7 @@ pub(crate) fn flights(
             return Err(Wrong::row(format!("date {date} is before {last} of the line above")));
         }
         last = Some(date);
-        if counts.rows.fetch_add(1, Ordering::Relaxed) % 1024 == 0 {
+        if counts.rows.fetch_add(1, Ordering::Relaxed).is_multiple_of(1024) {
             progress.show();
         }
         let Some(tailnum) = row.tailnum.filter(|tailnum| !tailnum.is_empty()) else {

@@ -1,6 +1,7 @@
 //! Alerts per day and carrier, counted by differential dataflow and written as days close.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use differential_dataflow::AsCollection;
 use timely::container::CapacityContainerBuilder;
@@ -47,9 +48,11 @@ pub(crate) fn report(alerts: StreamVec<'_, u64, Alert>, job: &Job, output: &Outp
             let mut lines = day.remove();
             lines.sort_unstable();
             if let Some(writer) = &writer {
-                let text: String =
-                    lines.iter().map(|((date, carrier), alerts)| format!("{date},{carrier},{alerts}\n")).collect();
-                writer.write(text.into_bytes());
+                let mut text = Vec::new();
+                for ((date, carrier), alerts) in &lines {
+                    writeln!(text, "{date},{carrier},{alerts}").expect("memory takes it");
+                }
+                writer.write(text);
             }
         }
     });

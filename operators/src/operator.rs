@@ -50,6 +50,7 @@ pub struct Options {
     /// Told, once, when the operator fails; it is inert from then on and keeps its capabilities.
     pub on_failure: Rc<dyn Fn(&Failure)>,
     /// Told, once, what it has done when it ends.
+    #[expect(clippy::type_complexity, reason = "an optional closure is told best in place")]
     pub on_end: Option<Box<dyn Fn(&RunStats)>>,
     /// Told, after each activation, what it holds.
     pub on_load: Option<Box<dyn Fn(Load)>>,
@@ -185,8 +186,8 @@ where
                 more = driver.work(&mut fuel, &mut ports);
             }
             let inline = driver.stats().inline - inline_before;
-            if inline > 0 {
-                driver.record_inline((clock.now_ns() - before) / inline, inline);
+            if let Some(each) = (clock.now_ns() - before).checked_div(inline) {
+                driver.record_inline(each, inline);
             }
             if driver.minimal(&mut minimal) {
                 held.settle(&minimal);

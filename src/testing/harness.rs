@@ -141,6 +141,7 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     ///
     /// # Panics
     /// When the epoch of `time` has closed, or the input has ended.
+    #[expect(clippy::needless_pass_by_value, reason = "a time is a small value; callers write it in place")]
     pub fn push_at(&mut self, time: T, input: I) {
         let open = self.input.as_ref().is_some_and(|least| least.less_equal(&time));
         assert!(open, "an input comes at a time that is open at the input, not at {time:?}");

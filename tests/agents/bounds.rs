@@ -88,9 +88,9 @@ fn action_that_triggers_itself_for_ever_meets_the_timeout_of_its_run() {
     agent.run_timeout(Duration::from_secs(1), Exhausted::DeadLetter);
     agent.on_input("in", |(_, value), ctx| {
         if *value == 0 {
-            ctx.send(Ping(0))
+            ctx.send(Ping(0));
         } else {
-            ctx.output(*value)
+            ctx.output(*value);
         }
         Ok(())
     });

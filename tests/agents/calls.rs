@@ -46,7 +46,9 @@ fn join_of_two_durable_calls_waits_for_both_in_any_order() {
     feed(&mut test, &[(1, 2)]);
     assert_eq!(names(&test), ["right", "left"], "a call starts when it is polled");
     let ids: Vec<_> = test.calls().into_iter().map(|call| call.id).collect();
-    ids.into_iter().for_each(|id| test.complete(id));
+    for id in ids {
+        test.complete(id);
+    }
     test.run();
     assert_eq!(values(&mut test), [22]);
 }
@@ -61,7 +63,7 @@ fn select_takes_the_first_and_gives_the_other_up() {
             Either::Left((answer, _)) => ctx.output(format!("answer {}", answer?)),
             Either::Right(_) => ctx.output("too slow".into()),
         }
-        ctx.sleep(Duration::from_secs(60)).await;
+        ctx.sleep(Duration::from_mins(1)).await;
         Ok(())
     });
     let mut test = start(agent);
@@ -75,7 +77,7 @@ fn select_takes_the_first_and_gives_the_other_up() {
     assert_eq!(names(&test), [] as [&str; 0], "the other call is abandoned");
     test.complete(second);
     assert_eq!(test.late(), 1);
-    test.pass(Duration::from_secs(60));
+    test.pass(Duration::from_mins(1));
     assert_eq!(values(&mut test), ["answer 7", "too slow"]);
     finish(&mut test);
 }

@@ -160,6 +160,7 @@ fn value_under_a_new_path_creates_its_parents() {
 fn call_may_return_nothing() {
     // W10: unit, `None` and errors are results.
     let mut agent = Agent::<Pair, String>::new("a");
+    #[expect(clippy::let_unit_value, reason = "the unit is the result under test")]
     agent.on_input_async("ask", async |_, ctx| {
         let unit = ctx.durable("unit", (), async |()| ()).await?;
         let none = ctx.durable("none", (), async |()| None::<String>).await?;
@@ -313,9 +314,9 @@ fn action_may_send_an_event_equal_to_its_own() {
             *n
         });
         if n < 3 {
-            ctx.send(ping.clone())
+            ctx.send(ping.clone());
         } else {
-            ctx.output(n)
+            ctx.output(n);
         }
         Ok(())
     });

@@ -20,7 +20,7 @@ fn drawing() -> Agent<Pair, Drawn> {
             ctx.durable("wait", (), async |()| ()).await?;
             ctx.output((*value, name.into(), first, ctx.random(), ctx.uuid()));
             if name == "a" {
-                ctx.send(Ping(*value))
+                ctx.send(Ping(*value));
             }
             Ok(())
         });

@@ -13,7 +13,7 @@ fn end_of_input_waits_for_all_runs() {
         .on_input_async("work", async |(key, value), ctx| {
             match key {
                 1 => ctx.durable("call", (), async |()| ()).await?,
-                2 => ctx.sleep(Duration::from_secs(60)).await,
+                2 => ctx.sleep(Duration::from_mins(1)).await,
                 3 if ctx.attempt() < 3 => return Err(Error::new("again")),
                 3 => {}
                 _ => ctx.notify_at(9)?,

@@ -20,6 +20,7 @@ mod reference;
 const JANUARY: &str = include_str!("../../examples/data/flights-2013-01.csv");
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the columns of the data; `flight` is its number")]
 struct Flight {
     line: u64,
     day: u64,

@@ -91,7 +91,7 @@ fn random_agents_do_what_the_rules_say() {
         }
         return;
     }
-    let seeds = variable("AGENTS_ORACLE_SEEDS").or(variable("PROPTEST_CASES")).unwrap_or(3_000);
+    let seeds = variable("AGENTS_ORACLE_SEEDS").unwrap_or(3_000);
     for seed in 0..seeds {
         check(seed, 0);
     }

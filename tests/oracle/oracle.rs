@@ -151,13 +151,13 @@ pub(crate) fn judge(case: &Case, shared: &Shared, captured: &Captured) -> Judged
         };
         let expected = oracle.interpret()?;
         let text = key.to_string();
-        same(key, "outputs", expected.outputs, of(&captured.outputs, |emit| emit.key == key))?;
-        same(key, "side outputs", expected.sides, of(&captured.sides, |emit| emit.key == key))?;
+        same(key, "outputs", &expected.outputs, &of(&captured.outputs, |emit| emit.key == key))?;
+        same(key, "side outputs", &expected.sides, &of(&captured.sides, |emit| emit.key == key))?;
         let letters = of(&captured.letters, |letter| letter.key == text);
-        same(key, "dead letters", expected.letters, letters.into_iter().map(plain).collect())?;
+        same(key, "dead letters", &expected.letters, &letters.into_iter().map(plain).collect::<Vec<_>>())?;
         if case.observed {
             let events = of(&captured.events, |event| event.key == text);
-            same(key, "observed events", expected.events, events)?;
+            same(key, "observed events", &expected.events, &events)?;
         }
     }
     Ok(())
@@ -181,8 +181,8 @@ fn plain((when, mut letter): (When, DeadLetter<Record>)) -> (When, DeadLetter<Re
 /// The error of an event that does not fit the type that its name declares.
 const MISFIT: &str = "misfit";
 
-fn same<D: PartialEq + std::fmt::Debug>(key: u64, what: &str, expected: Vec<D>, found: Vec<D>) -> Judged<()> {
-    for (at, (expected, found)) in expected.iter().zip(&found).enumerate() {
+fn same<D: PartialEq + std::fmt::Debug>(key: u64, what: &str, expected: &[D], found: &[D]) -> Judged<()> {
+    for (at, (expected, found)) in expected.iter().zip(found).enumerate() {
         ensure!(expected == found, "key {key}: {what}, number {at}: expected\n  {expected:?}\nfound\n  {found:?}");
     }
     ensure!(
@@ -360,7 +360,7 @@ impl KeyOracle<'_> {
                     }
                     continue;
                 }
-                Some(Mark::First(_)) | Some(Mark::Start { .. }) | None => {}
+                Some(Mark::First(_) | Mark::Start { .. }) | None => {}
                 Some(mark) => return Err(format!("S3: key {}: no task goes on with {mark:?}", self.key)),
             }
             if let Some(Mark::First(first)) = self.marks.front() {
@@ -684,7 +684,7 @@ impl KeyOracle<'_> {
                     let place = (task.label, task.draws);
                     let before = *self.draws.entry(value).or_insert(place);
                     ensure!(
-                        before == place || task.draws % 2 == 0,
+                        before == place || task.draws.is_multiple_of(2),
                         "S10: key {}: draw {value} is that of {before:?} and of {place:?}",
                         self.key
                     );

@@ -354,6 +354,7 @@ impl Actor {
         Emit { key: state.key, action: self.index, values }
     }
 
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the method is not general in its lifetime")]
     fn load(&self, place: Place, ctx: &Ctx<Emit>) -> i64 {
         let Handles { a, b, text, sense, .. } = self.handles;
         let value = match place {

@@ -54,6 +54,7 @@ impl Behavior for Forward {
         Ok(())
     }
     fn admit(&mut self, _: usize) {}
+    fn touch(&mut self, _: &[KeyId]) {}
     #[expect(clippy::disallowed_methods, reason = "slow work")]
     fn start(&mut self, _: &RunHead, work: Work<Row>, _: &mut u32) -> Progress<(Row, u32)> {
         let Work::Input(row) = work else { return Progress::Done };
@@ -103,7 +104,7 @@ impl Behavior for Forward {
     fn sequence(&self) -> Option<fn(&Self, &Row, &Row) -> Ordering> {
         self.sequenced.then_some(|_, a, b| a.cmp(b))
     }
-    fn input_bytes(&self, (_, text): &Row) -> usize {
+    fn input_bytes((_, text): &Row) -> usize {
         8 + text.len()
     }
     fn drained(&mut self) {}

@@ -83,6 +83,7 @@ impl CsvFile {
     /// Every row becomes a record, at the epoch that `epoch` gives; epochs must ascend.
     ///
     /// `R` is a struct: each of its fields is a column, by its name in serde; other columns are passed over.
+    #[expect(clippy::type_complexity, reason = "the closure has no name")]
     pub fn epoch<R: DeserializeOwned + 'static>(
         self,
         epoch: impl Fn(&R) -> u64 + 'static,

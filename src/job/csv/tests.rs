@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
+
 use serde::Deserialize;
 
 use super::*;
