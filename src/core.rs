@@ -198,11 +198,11 @@ impl Common {
     /// Nobody waits for a call any more.
     pub(crate) fn abandon(&self, task: &TaskCell, call: u32) {
         let mut calls = task.calls.borrow_mut();
-        if let Some(at) = calls.iter().position(|c| c.call == call) {
-            if calls.swap_remove(at).result.is_none() {
-                self.cancelled.borrow_mut().push((task.index.get(), call));
-                self.control.set(true);
-            }
+        if let Some(at) = calls.iter().position(|c| c.call == call)
+            && calls.swap_remove(at).result.is_none()
+        {
+            self.cancelled.borrow_mut().push((task.index.get(), call));
+            self.control.set(true);
         }
     }
 }
