@@ -15,7 +15,7 @@
 //! - A key has at most one run in flight; its runs start in order of epochs, within one as inputs arrived
 //!   (or as the behavior sorts them), then its notification (S2).
 //! - Each accepted input and notification is open work at its time until its run ends; one function,
-//!   [`Driver::ended`], ends runs (S3, S5).
+//!   `Driver::ended`, ends runs (S3, S5).
 //! - No run starts whose epoch lies beyond the least epoch open at the input (S2).
 //! - After a failure nothing runs and nothing that was open is ever closed (S8).
 //!
