@@ -4,6 +4,7 @@
 
 pub mod behavior;
 pub mod capabilities;
+pub mod checkpoint;
 pub mod clock;
 pub mod cluster;
 pub mod completion;

@@ -160,7 +160,7 @@ impl<V: Serialize + 'static> Column for SlotColumn<V> {
                     panic!("slot {:?} holds a value that cannot be encoded: {error}", self.name)
                 })
             });
-            each(What::Slot(self.name.clone()), value);
+            each(What::slot(&self.name), value);
         }
     }
 }

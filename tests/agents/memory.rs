@@ -207,7 +207,7 @@ fn facts_tell_memory_as_of_the_close_of_each_epoch() {
         facts.into_iter().map(|f| (f.time, f.what, f.value.map(value))).collect()
     };
     let path = || What::Path("last.value".into());
-    let slot = || What::Slot("sum".into());
+    let slot = || What::slot("sum");
     assert_eq!(facts(test.facts()), [(0, path(), Some(6)), (0, slot(), Some(11))]);
     finish(&mut test);
     assert_eq!(facts(test.facts()), [(1, path(), None), (1, slot(), None)]);
