@@ -25,7 +25,7 @@ use timely_agents_operators::behavior::{
     Behavior, Effects, Failure, Opening, Progress, RunHead, Sequence, TimerStart, Work,
 };
 use timely_agents_operators::completion::{CallRef, CallResult};
-use timely_agents_operators::fact::What;
+use timely_agents_operators::fact::{KeyWriter, What};
 use timely_agents_operators::hash::mix;
 use timely_agents_operators::keys::{Key, KeyId};
 use timely_agents_operators::quiet::{self, Panic};
@@ -864,12 +864,12 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         self.opened().1.core.ended.set(epoch.is_none());
     }
 
-    fn take_changed(&mut self) -> bool {
-        self.opened().1.core.memory.borrow_mut().take_changed()
+    fn facts(&mut self, key: KeyId, facts: &mut KeyWriter) {
+        self.opened().1.core.memory.borrow_mut().facts(key, facts);
     }
 
-    fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>)) {
-        self.opened().1.core.memory.borrow_mut().facts(key, each);
+    fn restore(&mut self, key: KeyId, what: &What, value: Option<&[u8]>) -> Result<(), String> {
+        self.opened().1.core.memory.borrow_mut().load(key, what, value)
     }
 
     fn sequence(&self) -> Option<Sequence<Self>> {

@@ -8,7 +8,7 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, ParallelizationContract, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 use timely_agents_operators::driver::{Bare, ByRef, Emission, Intake, Paired, WithKey};
-use timely_agents_operators::fact::Fact;
+use timely_agents_operators::fact::Block;
 use timely_agents_operators::group::KeyGroups;
 use timely_agents_operators::keys::Key;
 use timely_agents_operators::operator::{Options, Streams, keyed_mailbox};
@@ -232,7 +232,7 @@ pub fn agent_with_facts<'scope, T: EpochTime, I: Input + ExchangeData, K: Key, O
     stream: StreamVec<'scope, T, I>,
     key: impl Fn(&I) -> &K + 'static,
     plan: &Plan<I, O>,
-) -> (StreamVec<'scope, T, O>, StreamVec<'scope, T, Fact<T>>) {
+) -> (StreamVec<'scope, T, O>, StreamVec<'scope, T, Block<T>>) {
     let key = Rc::new(key);
     let pact = exchange_by(&stream, Rc::clone(&key));
     let intake = ByRef::new(key);

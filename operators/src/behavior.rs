@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 
 use crate::completion::{CallRef, CallResult, CompletionQueue};
-use crate::fact::What;
+use crate::fact::{KeyWriter, What};
 use crate::keys::{Key, KeyId, SharedKeys};
 use crate::runtime::Caller;
 use crate::slab::RunToken;
@@ -268,11 +268,14 @@ pub trait Behavior: 'static {
     /// The epoch that is now open at the input; `None` when the input has ended.
     fn advance(&mut self, epoch: Option<u64>);
 
-    /// Whether the last finished run changed what its key remembers; asked when facts are in use.
-    fn take_changed(&mut self) -> bool;
+    /// Writes what has changed of `key`'s memory since this was last asked; asked when facts are in use.
+    fn facts(&mut self, key: KeyId, facts: &mut KeyWriter);
 
-    /// Writes what has changed of `key` since this was last asked.
-    fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>));
+    /// Puts back a fact of `key`'s memory, before the key's first run; of several about one thing the last counts.
+    ///
+    /// # Errors
+    /// Why it cannot be: the behavior has no such place, or it holds another type.
+    fn restore(&mut self, key: KeyId, what: &What, value: Option<&[u8]>) -> Result<(), String>;
 
     /// How a key's inputs of one epoch are sorted, if they are; then they start when the epoch closes.
     fn sequence(&self) -> Option<Sequence<Self>>

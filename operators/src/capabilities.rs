@@ -33,6 +33,13 @@ impl<T: EpochTime> Held<T> {
         }
     }
 
+    /// Takes on work at `minimal` times that was there from the start, by the capabilities that an operator begins with.
+    pub fn adopt(&mut self, initial: &[Capability<T>], minimal: &[T]) {
+        for (port, held) in &mut self.ports {
+            held.extend(minimal.iter().map(|time| initial[*port].delayed(time)));
+        }
+    }
+
     /// A capability of `port` for output at `time`, which is an open time.
     pub fn at(&self, port: usize, time: &T) -> Capability<T> {
         self.ports

@@ -20,7 +20,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::block::{Block, BlockError, BlockWriter, FactRef, Section, facts, sections};
+pub use self::block::{Block, BlockError, BlockWriter, FactRef, KeyWriter, Section, facts, sections};
 
 use crate::hash::stable_hash;
 

@@ -7,6 +7,7 @@ pub mod capabilities;
 pub mod checkpoint;
 pub mod clock;
 pub mod cluster;
+pub mod commit;
 pub mod completion;
 pub mod driver;
 pub mod fact;

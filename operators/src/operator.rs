@@ -25,7 +25,7 @@ use crate::capabilities::Held;
 use crate::clock::Clock;
 use crate::completion::{CallRef, CompletionQueue};
 use crate::driver::{Driver, Emission, Intake, Load, Sink};
-use crate::fact::Fact;
+use crate::fact::{Block, FactRef};
 use crate::group::KeyGroups;
 use crate::limits::Limits;
 use crate::runtime::{self, Caller};
@@ -56,7 +56,12 @@ pub struct Options {
     pub on_load: Option<Box<dyn Fn(Load)>>,
     /// Gives the operator up when its job has failed elsewhere.
     pub stop: Stop,
+    /// Gives the facts of a checkpoint, before the first input.
+    pub restore: Option<Restore>,
 }
+
+/// Hands the facts of a checkpoint that are a worker's, in order, to the closure that it is given.
+pub type Restore = Box<dyn FnOnce(&mut dyn FnMut(FactRef<'_>) -> Result<(), String>) -> Result<(), String>>;
 
 impl Options {
     /// The defaults for an operator called `name`.
@@ -72,6 +77,7 @@ impl Options {
             on_end: None,
             on_load: None,
             stop: Stop::default(),
+            restore: None,
         }
     }
 }
@@ -83,7 +89,7 @@ pub struct Streams<'scope, T: EpochTime, O: 'static, S: 'static> {
     /// The tagged port, if asked for.
     pub tagged: Option<StreamVec<'scope, T, S>>,
     /// The facts port, if asked for.
-    pub facts: Option<StreamVec<'scope, T, Fact<T>>>,
+    pub facts: Option<StreamVec<'scope, T, Block<T>>>,
 }
 
 type Port<T, D> = OutputBuilder<T, CapacityContainerBuilder<Vec<D>>>;
@@ -106,7 +112,7 @@ where
     B: Behavior,
     E: Emission<B::Key, B::Output>,
 {
-    let Options { name, limits, groups, tagged, facts, clock, on_failure, on_end, on_load, stop } = options;
+    let Options { name, limits, groups, tagged, facts, clock, on_failure, on_end, on_load, stop, restore } = options;
     let scope = stream.scope();
     let worker = scope.worker();
     let (index, peers) = (worker.index(), worker.peers());
@@ -120,24 +126,31 @@ where
     let (port, output) = builder.new_output();
     let mut output_port: Port<T, E::Item> = OutputBuilder::from(port);
     let (mut tagged_port, tagged_stream) = optional_port::<T, B::Tagged>(&mut builder, tagged);
-    let (mut facts_port, facts_stream) = optional_port::<T, Fact<T>>(&mut builder, facts);
+    let (mut facts_port, facts_stream) = optional_port::<T, Block<T>>(&mut builder, facts);
     let facts_index = 1 + usize::from(tagged);
 
     builder.build(move |initial| {
         let opened = Driver::<T, B, E>::new(behavior, limits, groups, queue.clone(), index, peers, facts)
+            .and_then(|driver| restored(driver, restore))
             .and_then(|driver| Ok((driver, caller(&queue)?)));
+        // Data and tagged items wait for unfinished work, facts also for changes that are not sealed.
+        let mut held = Held::new(if tagged { 0..2 } else { 0..1 });
+        let mut held_facts = Held::new(facts.then_some(facts_index));
+        let mut minimal = Vec::new();
         let (mut driver, caller, mut kept) = match opened {
-            Ok((driver, caller)) => (Some(driver), Some(caller), Vec::new()),
+            Ok((mut driver, caller)) => {
+                if driver.minimal(&mut minimal) {
+                    held.adopt(&initial, &minimal);
+                    held_facts.adopt(&initial, &minimal);
+                }
+                (Some(driver), Some(caller), Vec::new())
+            }
             Err(failure) => {
                 on_failure(&failure);
                 // Inert: the initial capabilities stay, for nothing of this operator will ever be done.
                 (None, None, initial)
             }
         };
-        // Data and tagged items wait for unfinished work, facts also for changes that are not sealed.
-        let mut held = Held::new(if tagged { 0..2 } else { 0..1 });
-        let mut held_facts = Held::new(facts.then_some(facts_index));
-        let mut minimal = Vec::new();
         let mut armed: Option<u64> = None;
         let mut reported = false;
 
@@ -222,6 +235,24 @@ where
     Streams { output, tagged: tagged_stream, facts: facts_stream }
 }
 
+/// A driver with the state that `restore` gives, if any.
+fn restored<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>>(
+    mut driver: Driver<T, B, E>,
+    restore: Option<Restore>,
+) -> Result<Driver<T, B, E>, Failure> {
+    if let Some(restore) = restore {
+        restore(&mut |fact| driver.restore(&fact)).map_err(|message| Failure {
+            agent: String::new(),
+            action: "restore".into(),
+            key: String::new(),
+            epoch: 0,
+            message,
+        })?;
+        driver.restored();
+    }
+    Ok(driver)
+}
+
 fn caller(queue: &CompletionQueue) -> Result<Caller, Failure> {
     let handle = runtime::handle().map_err(|error| Failure {
         agent: String::new(),
@@ -253,7 +284,7 @@ struct Ports<'a, 'h, T: EpochTime, O: 'static, S: 'static> {
     facts_index: usize,
     output: PortSession<'a, T, O>,
     tagged: Option<PortSession<'a, T, S>>,
-    facts: Option<PortSession<'a, T, Fact<T>>>,
+    facts: Option<PortSession<'a, T, Block<T>>>,
     caller: &'h Caller,
 }
 
@@ -279,12 +310,11 @@ impl<T: EpochTime, O: 'static, S: 'static> Sink<T, O, S> for Ports<'_, '_, T, O,
         items.clear();
     }
 
-    fn facts(&mut self, time: &T, facts: &mut Vec<Fact<T>>) {
+    fn facts(&mut self, block: Block<T>) {
         if let Some(port) = &mut self.facts {
-            let capability = self.held_facts.at(self.facts_index, time);
-            port.session(&capability).give_container(facts);
+            let capability = self.held_facts.at(self.facts_index, &block.time);
+            port.session(&capability).give(block);
         }
-        facts.clear();
     }
 
     fn spawn(&mut self, call: CallRef, _: Cow<'static, str>, job: CallJob) -> Option<AbortHandle> {

@@ -9,6 +9,7 @@
 
 use std::fmt::{self, Debug, Formatter};
 
+use differential_dataflow::lattice::Lattice;
 use serde::{Deserialize, Serialize};
 use timely::order::{PartialOrder, Product};
 use timely::progress::Timestamp;
@@ -40,6 +41,13 @@ pub trait EpochTime: Timestamp {
 
     /// This time moved to `epoch`, or `self` when `epoch` lies in its past.
     fn with_epoch(&self, epoch: u64) -> Self;
+
+    /// The least time that is at or after both, as far as this type of time knows one: unless it says otherwise, the
+    /// greater of the two by `Ord`, moved to the later epoch.
+    fn after_both(&self, other: &Self) -> Self {
+        let epoch = self.epoch().max(other.epoch());
+        self.max(other).with_epoch(epoch)
+    }
 }
 
 impl EpochTime for u64 {
@@ -127,6 +135,18 @@ impl PathSummary<Stamp> for Stamp {
     }
 }
 
+impl Lattice for Stamp {
+    #[inline]
+    fn join(&self, other: &Self) -> Self {
+        Stamp::new(self.epoch.max(other.epoch), self.event.max(other.event))
+    }
+
+    #[inline]
+    fn meet(&self, other: &Self) -> Self {
+        Stamp::new(self.epoch.min(other.epoch), self.event.min(other.event))
+    }
+}
+
 impl Timestamp for Stamp {
     type Summary = Stamp;
 
@@ -161,6 +181,11 @@ impl EpochTime for Stamp {
     #[inline]
     fn with_epoch(&self, epoch: u64) -> Self {
         Stamp::new(epoch.max(self.epoch), self.event)
+    }
+
+    #[inline]
+    fn after_both(&self, other: &Self) -> Self {
+        Lattice::join(self, other)
     }
 }
 

@@ -3,7 +3,8 @@
 use std::any::Any;
 
 use serde::Serialize;
-use timely_agents_operators::fact::What;
+use serde::de::DeserializeOwned;
+use timely_agents_operators::fact::{KeyWriter, What};
 use timely_agents_operators::keys::KeyId;
 
 /// What memory asks of a column. The log is last in, first out; all of it belongs to one key.
@@ -22,12 +23,16 @@ pub(crate) trait Column: Any {
     fn restore(&mut self, key: KeyId, replaced: Box<dyn Any>);
     /// Whether two entries of this column are of one place.
     fn same_place(&self, a: &dyn Any, b: &dyn Any) -> bool;
-    /// The run of the last write has ended; whether the key's lasting memory has changed.
-    fn end(&mut self, key: KeyId, facts: bool) -> bool;
+    /// The run of the last write has ended.
+    fn end(&mut self, key: KeyId, facts: bool);
     /// The same for a write that was taken out of the log.
-    fn end_taken(&mut self, key: KeyId, replaced: Box<dyn Any>, facts: bool) -> bool;
+    fn end_taken(&mut self, key: KeyId, replaced: Box<dyn Any>, facts: bool);
     /// Hands over what has changed of `key` since last asked.
-    fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>));
+    fn facts(&mut self, key: KeyId, facts: &mut KeyWriter);
+    /// Whether facts about `what` are of this column.
+    fn is(&self, what: &What) -> bool;
+    /// Puts back the value of a fact.
+    fn load(&mut self, key: KeyId, what: &What, value: Option<&[u8]>) -> Result<(), String>;
     /// Whether values last from run to run and hold no memory of their own.
     fn is_plain(&self) -> bool;
     /// Empties the log: its writes are final.
@@ -39,6 +44,7 @@ pub(crate) trait Column: Any {
 /// The column of a slot.
 pub(crate) struct SlotColumn<V> {
     name: String,
+    what: What,
     sensory: bool,
     values: Vec<Option<V>>,
     log: Vec<Option<V>>,
@@ -48,7 +54,14 @@ pub(crate) struct SlotColumn<V> {
 
 impl<V: Serialize + 'static> SlotColumn<V> {
     pub(crate) fn new(name: &str, sensory: bool) -> Self {
-        SlotColumn { name: name.into(), sensory, values: Vec::new(), log: Vec::new(), stale: Vec::new() }
+        SlotColumn {
+            name: name.into(),
+            what: What::slot(name),
+            sensory,
+            values: Vec::new(),
+            log: Vec::new(),
+            stale: Vec::new(),
+        }
     }
 
     #[inline]
@@ -78,18 +91,15 @@ impl<V: Serialize + 'static> SlotColumn<V> {
         self.log.pop().expect("a write is logged")
     }
 
-    fn note(&mut self, key: KeyId, facts: bool) -> bool {
+    fn note(&mut self, key: KeyId, facts: bool) {
         if self.sensory {
             self.values[key.index()] = None;
-            return false;
-        }
-        if facts {
+        } else if facts {
             if self.stale.len() <= key.index() {
                 self.stale.resize(key.index() + 1, false);
             }
             self.stale[key.index()] = true;
         }
-        true
     }
 }
 
@@ -97,7 +107,7 @@ fn value<V: 'static>(boxed: Box<dyn Any>) -> Option<V> {
     *boxed.downcast::<Option<V>>().expect("an entry of this column")
 }
 
-impl<V: Serialize + 'static> Column for SlotColumn<V> {
+impl<V: Serialize + DeserializeOwned + 'static> Column for SlotColumn<V> {
     fn admit(&mut self, keys: usize) {
         self.values.resize_with(keys, || None);
     }
@@ -129,13 +139,13 @@ impl<V: Serialize + 'static> Column for SlotColumn<V> {
     }
 
     #[inline]
-    fn end(&mut self, key: KeyId, facts: bool) -> bool {
+    fn end(&mut self, key: KeyId, facts: bool) {
         self.log.pop();
-        self.note(key, facts)
+        self.note(key, facts);
     }
 
-    fn end_taken(&mut self, key: KeyId, _: Box<dyn Any>, facts: bool) -> bool {
-        self.note(key, facts)
+    fn end_taken(&mut self, key: KeyId, _: Box<dyn Any>, facts: bool) {
+        self.note(key, facts);
     }
 
     fn is_plain(&self) -> bool {
@@ -151,16 +161,26 @@ impl<V: Serialize + 'static> Column for SlotColumn<V> {
         std::hint::black_box(there);
     }
 
-    fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>)) {
+    fn facts(&mut self, key: KeyId, facts: &mut KeyWriter) {
         if let Some(stale) = self.stale.get_mut(key.index())
             && std::mem::take(stale)
         {
-            let value = self.values[key.index()].as_ref().map(|value| {
-                postcard::to_allocvec(value).unwrap_or_else(|error| {
+            match &self.values[key.index()] {
+                Some(value) => facts.put(&self.what, value).unwrap_or_else(|error| {
                     panic!("slot {:?} holds a value that cannot be encoded: {error}", self.name)
-                })
-            });
-            each(What::slot(&self.name), value);
+                }),
+                None => facts.retire(&self.what),
+            }
         }
+    }
+
+    fn is(&self, what: &What) -> bool {
+        !self.sensory && *what == self.what
+    }
+
+    fn load(&mut self, key: KeyId, _: &What, value: Option<&[u8]>) -> Result<(), String> {
+        let value = value.map(postcard::from_bytes).transpose();
+        self.values[key.index()] = value.map_err(|error| format!("slot {:?}: {error}", self.name))?;
+        Ok(())
     }
 }

@@ -19,7 +19,7 @@ mod slot;
 
 use std::any::Any;
 
-use timely_agents_operators::fact::What;
+use timely_agents_operators::fact::{KeyWriter, What};
 use timely_agents_operators::keys::KeyId;
 
 pub(crate) use self::column::{Column, SlotColumn};
@@ -51,7 +51,6 @@ pub(crate) struct Memory {
     /// Whether the active run's log has writes that are not.
     to_end: bool,
     facts: bool,
-    changed: bool,
 }
 
 /// The column of short-term paths.
@@ -64,7 +63,7 @@ impl Memory {
         let mut columns: Vec<Box<dyn Column>> = vec![Box::new(PathColumn::new(false)), Box::new(PathColumn::new(true))];
         columns.extend(slots.iter().map(SlotPlan::column));
         let forgettable = columns.iter().map(|column| !facts && column.is_plain()).collect();
-        Memory { columns, touched: Vec::new(), base: 0, forgettable, to_end: false, facts, changed: false }
+        Memory { columns, touched: Vec::new(), base: 0, forgettable, to_end: false, facts }
     }
 
     pub(crate) fn touch(&self, keys: &[KeyId]) {
@@ -165,7 +164,7 @@ impl Memory {
     pub(crate) fn end_run(&mut self, key: KeyId) {
         self.to_end = false;
         while let Some(column) = self.pop() {
-            self.changed |= self.columns[column as usize].end(key, self.facts);
+            self.columns[column as usize].end(key, self.facts);
         }
     }
 
@@ -201,19 +200,23 @@ impl Memory {
             if restore && entry.restore {
                 column.restore(key, entry.value);
             } else {
-                self.changed |= column.end_taken(key, entry.value, self.facts);
+                column.end_taken(key, entry.value, self.facts);
             }
         }
     }
 
-    pub(crate) fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
+    /// Writes what has changed of `key` since this was last asked.
+    pub(crate) fn facts(&mut self, key: KeyId, facts: &mut KeyWriter) {
+        for column in &mut self.columns {
+            column.facts(key, facts);
+        }
     }
 
-    /// Hands over what has changed of `key` since this was last asked.
-    pub(crate) fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>)) {
-        for column in &mut self.columns {
-            column.facts(key, each);
+    /// Puts back the value of a fact.
+    pub(crate) fn load(&mut self, key: KeyId, what: &What, value: Option<&[u8]>) -> Result<(), String> {
+        match self.columns.iter_mut().find(|column| column.is(what)) {
+            Some(column) => column.load(key, what, value),
+            None => Err(format!("the agent has no {what}")),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use timely_agents_operators::fact::What;
+use timely_agents_operators::fact::{KeyWriter, What};
 use timely_agents_operators::keys::KeyId;
 
 use super::column::Column;
@@ -54,19 +54,34 @@ pub enum PathError {
     },
 }
 
-/// A value of any type that can be remembered.
+/// A value of any type that can be remembered. Its bytes are CBOR, which tells what it is: nobody declares paths.
 trait Value: Any {
-    fn encode(&self) -> Result<Vec<u8>, postcard::Error>;
+    fn encode(&self) -> Result<Vec<u8>, String>;
     fn type_name(&self) -> &'static str;
 }
 
 impl<V: Remembered> Value for V {
-    fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
-        postcard::to_allocvec(self)
+    fn encode(&self) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::new();
+        ciborium::into_writer(self, &mut bytes).map_err(|error| error.to_string())?;
+        Ok(bytes)
     }
 
     fn type_name(&self) -> &'static str {
         type_name::<V>()
+    }
+}
+
+/// A value as a checkpoint had it: its type shows when it is asked for.
+struct Restored(Vec<u8>);
+
+impl Value for Restored {
+    fn encode(&self) -> Result<Vec<u8>, String> {
+        Ok(self.0.clone())
+    }
+
+    fn type_name(&self) -> &'static str {
+        "value of another type"
     }
 }
 
@@ -92,12 +107,12 @@ impl PathColumn {
         let Some(value) = self.trees.get(&key).and_then(|tree| tree.get(path)) else {
             return Ok(None);
         };
-        match (&**value as &dyn Any).downcast_ref::<V>() {
-            Some(value) => Ok(Some(value.clone())),
-            None => {
-                Err(PathError::OtherType { path: path.into(), holds: (**value).type_name(), asked: type_name::<V>() })
-            }
-        }
+        let any = &**value as &dyn Any;
+        let found = any.downcast_ref::<V>().cloned();
+        let restored = || any.downcast_ref::<Restored>().and_then(|restored| ciborium::from_reader(&*restored.0).ok());
+        let wrong =
+            || PathError::OtherType { path: path.into(), holds: (**value).type_name(), asked: type_name::<V>() };
+        found.or_else(restored).map(Some).ok_or_else(wrong)
     }
 
     /// Whether a value can stand at `path`.
@@ -172,15 +187,12 @@ impl PathColumn {
         self.write(key, (path, None));
     }
 
-    fn note(&mut self, key: KeyId, path: Rc<str>, facts: bool) -> bool {
+    fn note(&mut self, key: KeyId, path: Rc<str>, facts: bool) {
         if self.sensory {
             self.place(key, path, None);
-            return false;
-        }
-        if facts {
+        } else if facts {
             self.stale.entry(key).or_default().insert(path);
         }
-        true
     }
 }
 
@@ -239,13 +251,13 @@ impl Column for PathColumn {
         }
     }
 
-    fn end(&mut self, key: KeyId, facts: bool) -> bool {
+    fn end(&mut self, key: KeyId, facts: bool) {
         let (path, _) = self.log.pop().expect("a write is logged");
-        self.note(key, path, facts)
+        self.note(key, path, facts);
     }
 
-    fn end_taken(&mut self, key: KeyId, replaced: Box<dyn Any>, facts: bool) -> bool {
-        self.note(key, placed(replaced).0, facts)
+    fn end_taken(&mut self, key: KeyId, replaced: Box<dyn Any>, facts: bool) {
+        self.note(key, placed(replaced).0, facts);
     }
 
     fn is_plain(&self) -> bool {
@@ -258,14 +270,29 @@ impl Column for PathColumn {
 
     fn touch(&self, _: &[KeyId]) {}
 
-    fn facts(&mut self, key: KeyId, each: &mut dyn FnMut(What, Option<Vec<u8>>)) {
+    fn facts(&mut self, key: KeyId, facts: &mut KeyWriter) {
         for path in self.stale.remove(&key).unwrap_or_default() {
-            let value = self.trees.get(&key).and_then(|tree| tree.get(&path)).map(|value| {
-                (**value)
-                    .encode()
-                    .unwrap_or_else(|error| panic!("path {path:?} holds a value that cannot be encoded: {error}"))
-            });
-            each(What::Path(path.to_string()), value);
+            let what = What::Path(path.to_string());
+            match self.trees.get(&key).and_then(|tree| tree.get(&path)) {
+                Some(value) => {
+                    let bytes = (**value).encode();
+                    let bytes =
+                        bytes.unwrap_or_else(|e| panic!("path {path:?} holds a value that cannot be encoded: {e}"));
+                    facts.put_bytes(&what, &bytes);
+                }
+                None => facts.retire(&what),
+            }
         }
+    }
+
+    fn is(&self, what: &What) -> bool {
+        !self.sensory && matches!(what, What::Path(_))
+    }
+
+    fn load(&mut self, key: KeyId, what: &What, value: Option<&[u8]>) -> Result<(), String> {
+        let What::Path(path) = what else { return Err(format!("{what} is no path")) };
+        let value = value.map(|bytes| Rc::new(Restored(bytes.to_vec())) as Stored);
+        self.place(key, path.as_str().into(), value);
+        Ok(())
     }
 }

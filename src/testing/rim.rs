@@ -11,7 +11,7 @@ use std::thread::{self, Thread};
 use timely_agents_operators::behavior::CallJob;
 use timely_agents_operators::completion::{CallFailure, CallRef, CallResult};
 use timely_agents_operators::driver::Sink;
-use timely_agents_operators::fact::Fact;
+use timely_agents_operators::fact::{Block, Fact};
 use timely_agents_operators::{quiet, runtime};
 use tokio::task::AbortHandle;
 
@@ -67,8 +67,8 @@ impl<T: Clone, K, O> Sink<T, (K, O), Tagged> for Rim<T, K, O> {
         self.tagged.extend(items.drain(..).map(|item| (time.clone(), item)));
     }
 
-    fn facts(&mut self, _: &T, facts: &mut Vec<Fact<T>>) {
-        self.facts.append(facts);
+    fn facts(&mut self, block: Block<T>) {
+        self.facts.extend(block.facts().expect("a sealed block is whole"));
     }
 
     fn spawn(&mut self, call: CallRef, name: Cow<'static, str>, job: CallJob) -> Option<AbortHandle> {

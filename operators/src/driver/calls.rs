@@ -125,23 +125,30 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         }
     }
 
-    /// Registers that `key` is told of the end of `epoch`, or of its run's own when that is later.
+    /// Registers that `key`, whose run is at `time`, is told of the end of `epoch`, or of its run's own when that is later.
     pub(super) fn register(&mut self, key: KeyId, time: &T, epoch: u64) {
-        let time = time.with_epoch(epoch);
-        let epoch = time.epoch();
+        let at = time.with_epoch(epoch);
+        let epoch = at.epoch();
         if self.epoch.is_none_or(|open| epoch < open) {
-            self.open.add(&time, 1);
-            self.deliver_notification(key, &time);
-        } else {
-            let registered = self
-                .notifications
-                .entry(epoch)
-                .or_insert_with(|| Registered { order: Vec::new(), keys: BTreeSet::new() });
-            if registered.keys.insert(key) {
-                self.open.add(&time, 1);
-                registered.order.push((key, time));
-            }
+            self.open.add(&at, 1);
+            self.deliver_notification(key, &at);
+        } else if self.notify(key, &at)
+            && let Some(seal) = &mut self.seal
+        {
+            seal.notification(key, time, epoch, Some(at));
         }
+    }
+
+    /// Keeps a notification for when its epoch is over; false when there is one of this key and epoch already.
+    pub(super) fn notify(&mut self, key: KeyId, at: &T) -> bool {
+        let registered = self.notifications.entry(at.epoch());
+        let registered = registered.or_insert_with(|| Registered { order: Vec::new(), keys: BTreeSet::new() });
+        let new = registered.keys.insert(key);
+        if new {
+            self.open.add(at, 1);
+            registered.order.push((key, at.clone()));
+        }
+        new
     }
 
     /// Puts a notification, which is open work already, into its key's mailbox.

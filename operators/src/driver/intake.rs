@@ -7,7 +7,7 @@
 //! - Every input of a batch is counted as open work before any of its runs starts.
 //! - An input waits for its epoch in `later`, for its turn in `backlog`, for its key's run in the key's mailbox.
 
-use super::{Arrived, CACHED_KEYS, Driver, Emission, Intake, KeyState, Phase, Sink};
+use super::{Arrived, CACHED_KEYS, Driver, Emission, Intake, Phase, Sink};
 use crate::behavior::{Behavior, RunHead, Work};
 use crate::keys::KeyId;
 use crate::time::EpochTime;
@@ -32,8 +32,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let index = &mut self.index;
         ids.extend(batch.iter().map(|item| index.id(intake.key(item))));
         if self.states.len() < self.index.len() {
-            self.states.resize_with(self.index.len(), || KeyState { sequence: 0, mailbox: None });
-            self.behavior.admit(self.index.len());
+            self.admit();
         }
         let epoch = time.epoch();
         let mut items = batch.drain(..).zip(ids.iter().copied());

@@ -24,6 +24,7 @@
 mod calls;
 mod intake;
 mod mailbox;
+mod restore;
 mod seal;
 mod shape;
 mod view;
@@ -36,11 +37,12 @@ use smallvec::SmallVec;
 use tokio::task::AbortHandle;
 
 use self::mailbox::{Mailbox, Waiting};
+use self::restore::Restoring;
 use self::seal::Seal;
 pub use self::shape::{Bare, ByRef, Emission, Intake, Paired, WithKey};
 use crate::behavior::{Behavior, CallJob, CallStart, Failure, Opening, Progress, RunHead, Sequence, TimerStart, Work};
 use crate::completion::{CallRef, CompletionQueue};
-use crate::fact::Fact;
+use crate::fact::Block;
 use crate::group::KeyGroups;
 use crate::keys::{KeyId, KeyIndex};
 use crate::limits::Limits;
@@ -60,8 +62,8 @@ pub trait Sink<T, O, S> {
     fn outputs(&mut self, time: &T, items: &mut Vec<O>);
     /// Items for the tagged port at `time`; leaves the vector empty.
     fn tagged(&mut self, time: &T, items: &mut Vec<S>);
-    /// Facts as of `time`.
-    fn facts(&mut self, time: &T, facts: &mut Vec<Fact<T>>);
+    /// Facts.
+    fn facts(&mut self, block: Block<T>);
     /// Starts a call off the worker; its end comes through the completion queue.
     fn spawn(&mut self, call: CallRef, name: Cow<'static, str>, job: CallJob) -> Option<AbortHandle>;
 }
@@ -181,6 +183,9 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     staged: Option<T>,
     items: Vec<E::Item>,
     seal: Option<Seal<T>>,
+    /// Whether epochs are over that are not sealed.
+    unsealed: bool,
+    restoring: Restoring<T>,
     /// Whether open work has changed since the least times of facts were asked for.
     work_changed: bool,
     ids: Vec<KeyId>,
@@ -233,6 +238,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             staged: None,
             items: Vec::new(),
             seal: facts.then(|| Seal::new(groups, index.keys())),
+            unsealed: false,
+            restoring: Restoring::default(),
             work_changed: false,
             index,
             ids: Vec::new(),
@@ -310,7 +317,11 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         head.sequence = state.sequence;
         head.token = self.runs.vacant();
         if let Some(seal) = &mut self.seal {
-            seal.before_run(&mut self.behavior, key, time);
+            let before = state.sequence - 1;
+            seal.before_run(&mut self.behavior, key, before, time, &mut |block| sink.facts(block));
+            if let Work::Notify { epoch } = work {
+                seal.notification(key, time, epoch, None);
+            }
         }
         let progress = self.behavior.start(head, work, fuel);
         self.started(head, time, progress, sink)
@@ -328,9 +339,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 if self.behavior.wants_control() {
                     self.control_of_ended(key, time);
                 }
-                if let Some(seal) = &mut self.seal
-                    && self.behavior.take_changed()
-                {
+                if let Some(seal) = &mut self.seal {
                     seal.changed(key, time);
                 }
                 true
@@ -392,9 +401,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         if let Phase::Failed(_) = self.phase {
             return false;
         }
-        self.seal(sink);
+        self.unsealed = self.seal(sink);
         self.flush(sink);
-        if self.epoch.is_none() && self.open.is_empty() {
+        if self.epoch.is_none() && self.open.is_empty() && !self.unsealed {
             self.behavior.drained();
             self.shut(Phase::Closed);
         }
@@ -464,9 +473,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 if let Some(deadline) = active.deadline {
                     self.timers.cancel(deadline);
                 }
-                if let Some(seal) = &mut self.seal
-                    && self.behavior.take_changed()
-                {
+                if let Some(seal) = &mut self.seal {
                     seal.changed(head.key, &active.time);
                 }
                 self.start_calls(sink);
@@ -584,15 +591,15 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         });
     }
 
-    fn seal<K>(&mut self, sink: &mut K)
+    /// Seals a slice of what is over; whether more is left to seal.
+    fn seal<K>(&mut self, sink: &mut K) -> bool
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
-        if let Some(seal) = &mut self.seal {
-            let closed = |e: u64| self.epoch.is_none_or(|open| e < open);
-            let done = |e: u64| self.open.least_epoch().is_none_or(|open| e < open);
-            seal.close(&mut self.behavior, |e| closed(e) && done(e), |time, facts| sink.facts(time, facts));
-        }
+        let Some(seal) = &mut self.seal else { return false };
+        let (states, open, epoch) = (&self.states, &self.open, self.epoch);
+        let is_over = |e: u64| epoch.is_none_or(|now| e < now) && open.least_epoch().is_none_or(|least| e < least);
+        seal.close(&mut self.behavior, |key| states[key.index()].sequence, is_over, &mut |block| sink.facts(block))
     }
 
     #[cold]
@@ -615,7 +622,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
 
     /// Whether [`Driver::work`] would find something to do without anything else happening.
     pub fn has_work(&self) -> bool {
-        self.phase == Phase::Open && (!self.ready_runs.is_empty() || self.can_begin())
+        self.phase == Phase::Open && (self.unsealed || !self.ready_runs.is_empty() || self.can_begin())
     }
 
     /// Whether a run could begin now.

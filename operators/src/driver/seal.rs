@@ -1,29 +1,45 @@
 //! Sealing: what changed in an epoch becomes facts when the epoch is over (rule D1).
 //!
-//! A key's facts of epoch e are encoded when its first later run starts, or when e is sealed, whichever
-//! comes first; so memory is never kept in two versions.
+//! A key's facts of epoch e are encoded when its first later run starts, or when e is sealed, whichever comes first; so
+//! memory is never kept in two versions. Facts that are encoded are final, and leave as blocks of up to [`SLICE`] keys:
+//! an activation seals at most one slice, so that no worker stands still over a large epoch.
 //!
 //! # Invariants
 //! - A changed key is encoded once per epoch, and before a run of a later epoch touches it.
-//! - Facts of a time go out while a capability for it is held: changed times count as open for the port.
+//! - Facts of a time go out while a capability for it is held: changed times count as open for the port until the last
+//!   block of their epoch has left.
 
 use std::collections::BTreeMap;
 
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
 use crate::behavior::Behavior;
-use crate::fact::Fact;
+use crate::fact::{Block, BlockWriter, What};
 use crate::group::KeyGroups;
 use crate::keys::{Key, KeyId, SharedKeys};
 use crate::open_work::OpenWork;
-use crate::time::EpochTime;
+use crate::time::{EpochTime, TimeOrder};
+
+/// Keys of one block, and of one slice of a seal.
+const SLICE: usize = 1 << 13;
+
+type EncodeKey = Box<dyn Fn(KeyId, &mut Vec<u8>)>;
 
 pub(super) struct Seal<T> {
-    encode_key: Box<dyn Fn(KeyId) -> (u32, Vec<u8>)>,
-    /// By key: the time of the changes that are not encoded yet.
+    /// Writes a key's bytes.
+    encode_key: EncodeKey,
+    group_of: Box<dyn Fn(KeyId) -> u32>,
+    /// By key: its group, once it was asked for.
+    groups: Vec<u32>,
+    /// By key: since when it has changes that are not encoded yet.
     changed: Vec<Option<T>>,
     /// Keys that changed, by epoch; some may be encoded already.
     keys: BTreeMap<u64, Vec<KeyId>>,
-    /// Facts encoded before their epoch was sealed.
-    early: BTreeMap<u64, Vec<Fact<T>>>,
+    /// Facts of each epoch that are encoded and have not left.
+    writers: BTreeMap<u64, BlockWriter<T>>,
+    /// By key: notifications that were asked for, by their epochs, or that have come, since the key was last encoded.
+    notifications: HashMap<KeyId, BTreeMap<u64, Option<T>>, FixedState>,
     /// Times that facts may still come at.
     open: OpenWork<T>,
     /// The least of them, while they are looked at.
@@ -32,30 +48,37 @@ pub(super) struct Seal<T> {
 
 impl<T: EpochTime> Seal<T> {
     pub(super) fn new<K: Key>(groups: KeyGroups, keys: SharedKeys<K>) -> Self {
+        let hashed = SharedKeys::clone(&keys);
         Seal {
-            encode_key: Box::new(move |id| {
-                let keys = keys.borrow();
-                let key = &keys[id.index()];
-                let bytes = postcard::to_allocvec(key).unwrap_or_else(|e| panic!("key {key:?} cannot be encoded: {e}"));
-                (groups.of(key), bytes)
+            encode_key: Box::new(move |id, bytes| {
+                let key = &keys.borrow()[id.index()];
+                *bytes = postcard::to_extend(key, std::mem::take(bytes))
+                    .unwrap_or_else(|error| panic!("key {key:?} cannot be encoded: {error}"));
             }),
+            group_of: Box::new(move |id| groups.of(&hashed.borrow()[id.index()])),
+            groups: Vec::new(),
             changed: Vec::new(),
             keys: BTreeMap::new(),
-            early: BTreeMap::new(),
+            writers: BTreeMap::new(),
+            notifications: HashMap::default(),
             open: OpenWork::default(),
             unsealed: Vec::new(),
         }
     }
 
-    /// A run at `time` has changed what `key` remembers.
+    /// A run at `time` has changed what is durable of `key`.
+    #[inline]
     pub(super) fn changed(&mut self, key: KeyId, time: &T) {
         if self.changed.len() <= key.index() {
             self.changed.resize(key.index() + 1, None);
         }
-        let at = &mut self.changed[key.index()];
-        match at {
-            Some(before) if before.epoch() == time.epoch() => {}
-            _ => {
+        match &mut self.changed[key.index()] {
+            Some(before) if before.epoch() == time.epoch() => {
+                if T::ORDER != TimeOrder::Total && !time.less_equal(before) {
+                    *before = before.after_both(time);
+                }
+            }
+            at => {
                 debug_assert!(at.is_none(), "changes of an earlier epoch are encoded before a later run");
                 self.keys.entry(time.epoch()).or_default().push(key);
                 self.open.add(time, 1);
@@ -64,54 +87,103 @@ impl<T: EpochTime> Seal<T> {
         }
     }
 
-    /// A run of `key` is about to start at `time`.
+    /// A run of `key` at `time` has asked to be told of the end of `epoch`, `at` that time, or is being told.
+    pub(super) fn notification(&mut self, key: KeyId, time: &T, epoch: u64, at: Option<T>) {
+        self.notifications.entry(key).or_default().insert(epoch, at);
+        self.changed(key, time);
+    }
+
+    /// A run of `key`, which has had `sequence` of them, is about to start at `time`.
     #[inline]
-    pub(super) fn before_run<B: Behavior>(&mut self, behavior: &mut B, key: KeyId, time: &T) {
+    pub(super) fn before_run<B: Behavior>(
+        &mut self,
+        behavior: &mut B,
+        key: KeyId,
+        sequence: u64,
+        time: &T,
+        each: &mut impl FnMut(Block<T>),
+    ) {
         if let Some(Some(before)) = self.changed.get(key.index())
             && before.epoch() < time.epoch()
         {
             let epoch = before.epoch();
-            let mut facts = self.early.remove(&epoch).unwrap_or_default();
-            self.encode(behavior, key, &mut facts);
-            self.early.insert(epoch, facts);
+            self.encode(behavior, key, sequence, epoch);
+            self.ship_full(epoch, each);
         }
     }
 
-    fn encode<B: Behavior>(&mut self, behavior: &mut B, key: KeyId, facts: &mut Vec<Fact<T>>) {
-        let Some(time) = self.changed[key.index()].take() else {
-            return;
-        };
-        let mut encoded = None;
-        behavior.facts(key, &mut |what, value| {
-            let (group, key) = encoded.get_or_insert_with(|| (self.encode_key)(key)).clone();
-            facts.push(Fact { group, key, what, value, time: time.clone() });
-        });
+    /// Encodes the changes of a key, which are of `epoch`.
+    fn encode<B: Behavior>(&mut self, behavior: &mut B, key: KeyId, sequence: u64, epoch: u64) {
+        let Some(time) = self.changed[key.index()].take() else { return };
+        if self.groups.len() <= key.index() {
+            self.groups.resize((key.index() + 1).max(self.changed.len()), u32::MAX);
+        }
+        let group = &mut self.groups[key.index()];
+        if *group == u32::MAX {
+            *group = (self.group_of)(key);
+        }
+        let notified = if self.notifications.is_empty() { None } else { self.notifications.remove(&key) };
+        let encode_key = &self.encode_key;
+        self.writers.entry(epoch).or_default().key(
+            *group,
+            &time,
+            |bytes| encode_key(key, bytes),
+            |facts| {
+                facts.put_number(&What::Sequence, sequence);
+                for (epoch, at) in notified.into_iter().flatten() {
+                    let what = What::Notification(epoch);
+                    match at {
+                        Some(at) => facts.put(&what, &at).unwrap_or_else(|e| panic!("{at:?} cannot be encoded: {e}")),
+                        None => facts.retire(&what),
+                    }
+                }
+                behavior.facts(key, facts);
+            },
+        );
     }
 
-    /// Hands over the facts of epochs that `is_over` says are over.
+    /// Lets a block leave that is full.
+    fn ship_full(&mut self, epoch: u64, each: &mut impl FnMut(Block<T>)) {
+        if let Some(writer) = self.writers.get_mut(&epoch)
+            && writer.keys() >= SLICE
+        {
+            writer.finish(T::ORDER != TimeOrder::Partial, each);
+        }
+    }
+
+    /// Encodes a slice of the least epoch that `is_over` says is over; whether more is left to seal.
     pub(super) fn close<B: Behavior>(
         &mut self,
         behavior: &mut B,
+        sequence: impl Fn(KeyId) -> u64,
         is_over: impl Fn(u64) -> bool,
-        mut each: impl FnMut(&T, &mut Vec<Fact<T>>),
-    ) {
+        each: &mut impl FnMut(Block<T>),
+    ) -> bool {
+        let mut left = SLICE;
         while let Some(epoch) = self.keys.first_key_value().map(|(e, _)| *e).filter(|e| is_over(*e)) {
-            let keys = self.keys.remove(&epoch).expect("found");
-            let mut facts = self.early.remove(&epoch).unwrap_or_default();
-            for key in keys {
+            if left == 0 {
+                return true;
+            }
+            let keys = self.keys.get_mut(&epoch).expect("found");
+            let slice = keys.split_off(keys.len().saturating_sub(left));
+            left -= slice.len();
+            let sealed = keys.is_empty();
+            for key in slice {
                 if matches!(self.changed.get(key.index()), Some(Some(at)) if at.epoch() == epoch) {
-                    self.encode(behavior, key, &mut facts);
+                    self.encode(behavior, key, sequence(key), epoch);
                 }
             }
-            facts.sort_by(|a, b| a.time.cmp(&b.time));
-            let mut rest = facts;
-            while let Some(time) = rest.first().map(|f| f.time.clone()) {
-                let later = rest.split_off(rest.partition_point(|f| f.time <= time));
-                each(&time, &mut rest);
-                rest = later;
+            if sealed {
+                self.keys.remove(&epoch);
+                if let Some(mut writer) = self.writers.remove(&epoch) {
+                    writer.finish(T::ORDER != TimeOrder::Partial, each);
+                }
+                self.open.clear_epoch(epoch);
+            } else {
+                self.ship_full(epoch, each);
             }
-            self.open.clear_epoch(epoch);
         }
+        false
     }
 
     /// Whether the times that facts may come at have changed since last asked.

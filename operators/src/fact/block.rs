@@ -6,11 +6,13 @@ use serde::Serialize;
 
 use super::{Fact, What};
 
-/// Facts of one time, encoded.
+/// Facts of one epoch, encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block<T> {
-    /// Since when they hold.
+    /// Since when they hold, or the least of their times.
     pub time: T,
+    /// The time of each entry of a key, in order, where they differ. Two entries of a key are two here.
+    pub times: Vec<T>,
     /// How many there are.
     pub count: u64,
     /// See [`fact`](super).
@@ -24,16 +26,35 @@ impl<T: Clone> Block<T> {
     /// The bytes are no block.
     pub fn facts(&self) -> Result<Vec<Fact<T>>, BlockError> {
         let mut all = Vec::new();
-        facts(&self.bytes, 0..u32::MAX, &mut |fact| {
+        self.each(&mut |time, fact| {
             all.push(Fact {
                 group: fact.group,
                 key: fact.key.to_vec(),
                 what: fact.what,
                 value: fact.value.map(<[u8]>::to_vec),
-                time: self.time.clone(),
+                time: time.clone(),
             });
         })?;
         Ok(all)
+    }
+
+    /// Hands over each fact with its time.
+    ///
+    /// # Errors
+    /// The bytes are no block.
+    pub fn each<'a>(&'a self, each: &mut impl FnMut(&T, FactRef<'a>)) -> Result<(), BlockError> {
+        let mut entry = 0;
+        for section in sections(&self.bytes)? {
+            section.entries(&mut |key, facts| {
+                let time = self.times.get(entry).unwrap_or(&self.time);
+                entry += 1;
+                while let Some((what, value)) = facts.next()? {
+                    each(time, FactRef { group: section.group, key, what, value });
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -80,103 +101,142 @@ const ROW: u8 = 8;
 /// Behind the last fact of a key.
 const END_OF_KEY: u8 = 0;
 
-/// Writes a block: groups ascend, the facts of a key stand together.
+/// Writes the facts of one key after the other.
 #[derive(Debug, Default)]
-pub struct BlockWriter {
-    bytes: Vec<u8>,
+pub struct KeyWriter {
+    /// Keys with their facts, one behind the other.
+    arena: Vec<u8>,
+    /// Facts of the current key.
     count: u64,
-    /// The group that is open, and where its length stands.
-    section: Option<(u32, usize)>,
-    /// Whether the current key has facts.
-    opened: bool,
-    group: u32,
     key: Vec<u8>,
+    /// Where the entry of the key begins, if it has facts.
+    opened: Option<usize>,
 }
 
-impl BlockWriter {
-    /// Facts of this key come next. It costs nothing if none do.
-    pub fn key(&mut self, group: u32, encode: impl FnOnce(&mut Vec<u8>)) {
-        self.end_key();
-        debug_assert!(self.section.is_none_or(|(last, _)| last <= group), "groups ascend");
-        self.group = group;
-        self.key.clear();
-        encode(&mut self.key);
+/// Gathers the facts of keys, in any order of keys; the facts of a key stand together.
+#[derive(Debug)]
+pub struct BlockWriter<T> {
+    writer: KeyWriter,
+    entries: Vec<Entry<T>>,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    group: u32,
+    time: T,
+    start: usize,
+    end: usize,
+    count: u64,
+}
+
+impl<T> Default for BlockWriter<T> {
+    fn default() -> Self {
+        BlockWriter { writer: KeyWriter::default(), entries: Vec::new() }
+    }
+}
+
+impl<T: Ord + Clone> BlockWriter<T> {
+    /// Lets `write` write facts of one key, which `encode` writes. It costs nothing if there are none.
+    pub fn key(&mut self, group: u32, time: &T, encode: impl FnOnce(&mut Vec<u8>), write: impl FnOnce(&mut KeyWriter)) {
+        let writer = &mut self.writer;
+        writer.key.clear();
+        encode(&mut writer.key);
+        write(writer);
+        if let Some(start) = writer.opened.take() {
+            writer.arena.push(END_OF_KEY);
+            let count = std::mem::take(&mut writer.count);
+            self.entries.push(Entry { group, time: time.clone(), start, end: writer.arena.len(), count });
+        }
     }
 
+    /// How many keys have facts.
+    pub fn keys(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Hands over what was written, if anything was; the writer is as new.
+    ///
+    /// With `mix`, times of one block may differ: then the least of them is one of theirs that all others are beyond.
+    pub fn finish(&mut self, mix: bool, each: &mut impl FnMut(Block<T>)) {
+        // Stable: of several entries of a key the last one counts.
+        if mix {
+            self.entries.sort_by_key(|entry| entry.group);
+        } else {
+            self.entries.sort_by(|a, b| (&a.time, a.group).cmp(&(&b.time, b.group)));
+        }
+        let mut rest = &self.entries[..];
+        while let Some(first) = rest.first() {
+            let n = if mix { rest.len() } else { rest.partition_point(|entry| entry.time <= first.time) };
+            let (entries, others) = rest.split_at(n);
+            rest = others;
+            each(self.block(entries));
+        }
+        self.entries.clear();
+        self.writer.arena.clear();
+    }
+
+    fn block(&self, entries: &[Entry<T>]) -> Block<T> {
+        let time = entries.iter().map(|entry| &entry.time).min().expect("a block has entries").clone();
+        let alike = entries.iter().all(|entry| entry.time == time);
+        let times = if alike { Vec::new() } else { entries.iter().map(|entry| entry.time.clone()).collect() };
+        let bytes = entries.iter().map(|entry| entry.end - entry.start).sum::<usize>();
+        let mut bytes = Vec::with_capacity(bytes + 8 * entries.len().min(1024));
+        let mut section: Option<(u32, usize)> = None;
+        for entry in entries {
+            if section.is_none_or(|(group, _)| group != entry.group) {
+                end_section(&mut bytes, section);
+                varint(&mut bytes, u64::from(entry.group));
+                section = Some((entry.group, bytes.len()));
+                bytes.extend_from_slice(&[0; 4]);
+            }
+            bytes.extend_from_slice(&self.writer.arena[entry.start..entry.end]);
+        }
+        end_section(&mut bytes, section);
+        let count = entries.iter().map(|entry| entry.count).sum();
+        Block { time, times, count, bytes }
+    }
+}
+
+impl KeyWriter {
     /// The key's `what` is `value` from now on.
     ///
     /// # Errors
-    /// The value cannot be encoded; it is left out.
+    /// The value cannot be encoded; nothing that was written before is of use then.
     pub fn put<V: Serialize + ?Sized>(&mut self, what: &What, value: &V) -> Result<(), postcard::Error> {
-        let before = (self.bytes.len(), self.section, self.opened);
-        self.open_fact(what);
-        let at = self.bytes.len();
-        self.bytes.push(0);
-        match postcard::to_extend(value, std::mem::take(&mut self.bytes)) {
-            Ok(bytes) => self.bytes = bytes,
-            Err(error) => {
-                // What was encoded so far is gone with the buffer: a value that cannot be encoded ends the job.
-                self.bytes.truncate(before.0);
-                (self.section, self.opened) = (before.1, before.2);
-                return Err(error);
-            }
-        }
+        let at = self.open_fact(what);
+        self.arena = postcard::to_extend(value, std::mem::take(&mut self.arena))?;
         self.end_value(at);
         Ok(())
     }
 
+    /// The key's `what` is a number.
+    pub fn put_number(&mut self, what: &What, n: u64) {
+        let at = self.open_fact(what);
+        varint(&mut self.arena, n);
+        self.end_value(at);
+    }
+
     /// The key's `what` has these bytes for its value.
     pub fn put_bytes(&mut self, what: &What, value: &[u8]) {
-        self.open_fact(what);
-        let at = self.bytes.len();
-        self.bytes.push(0);
-        self.bytes.extend_from_slice(value);
+        let at = self.open_fact(what);
+        self.arena.extend_from_slice(value);
         self.end_value(at);
     }
 
     /// The key's `what` is gone.
     pub fn retire(&mut self, what: &What) {
         self.open_fact(what);
-        self.bytes.push(0);
         self.count += 1;
     }
 
-    /// How many facts there are.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// How many bytes there are.
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Whether there is no fact.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// What was written; the writer is as new.
-    pub fn finish<T>(&mut self, time: T) -> Block<T> {
-        self.end_key();
-        self.end_section();
-        Block { time, count: std::mem::take(&mut self.count), bytes: std::mem::take(&mut self.bytes) }
-    }
-
-    /// Writes all that comes before a value.
-    fn open_fact(&mut self, what: &What) {
-        if !self.opened {
-            self.opened = true;
-            if self.section.is_none_or(|(group, _)| group != self.group) {
-                self.end_section();
-                varint(&mut self.bytes, u64::from(self.group));
-                self.section = Some((self.group, self.bytes.len()));
-                self.bytes.extend_from_slice(&[0; 4]);
-            }
-            varint(&mut self.bytes, self.key.len() as u64);
-            self.bytes.extend_from_slice(&self.key);
+    /// Writes all that comes before a value, and the place of its length; where that is.
+    fn open_fact(&mut self, what: &What) -> usize {
+        let bytes = &mut self.arena;
+        if self.opened.is_none() {
+            self.opened = Some(bytes.len());
+            varint(bytes, self.key.len() as u64);
+            bytes.extend_from_slice(&self.key);
         }
-        let bytes = &mut self.bytes;
         match what {
             What::Sequence => bytes.push(SEQUENCE),
             What::Slot(id) => {
@@ -194,32 +254,28 @@ impl BlockWriter {
             What::Entry(n) => tagged(bytes, ENTRY, *n),
             What::Row => bytes.push(ROW),
         }
+        bytes.push(0);
+        bytes.len() - 1
     }
 
     /// Puts the length of the value that was written behind `at` in its place.
     fn end_value(&mut self, at: usize) {
-        let length = (self.bytes.len() - at) as u64;
+        let length = (self.arena.len() - at) as u64;
         if length < 0x80 {
-            self.bytes[at] = length as u8;
+            self.arena[at] = length as u8;
         } else {
             let mut prefix = Vec::with_capacity(5);
             varint(&mut prefix, length);
-            self.bytes.splice(at..=at, prefix);
+            self.arena.splice(at..=at, prefix);
         }
         self.count += 1;
     }
+}
 
-    fn end_key(&mut self) {
-        if std::mem::take(&mut self.opened) {
-            self.bytes.push(END_OF_KEY);
-        }
-    }
-
-    fn end_section(&mut self) {
-        if let Some((_, at)) = self.section.take() {
-            let length = u32::try_from(self.bytes.len() - at - 4).expect("a block is far below 4 GiB");
-            self.bytes[at..at + 4].copy_from_slice(&length.to_le_bytes());
-        }
+fn end_section(bytes: &mut [u8], section: Option<(u32, usize)>) {
+    if let Some((_, at)) = section {
+        let length = u32::try_from(bytes.len() - at - 4).expect("a block is far below 4 GiB");
+        bytes[at..at + 4].copy_from_slice(&length.to_le_bytes());
     }
 }
 
@@ -260,21 +316,34 @@ pub fn sections(block: &[u8]) -> Result<Vec<Section<'_>>, BlockError> {
 /// # Errors
 /// The bytes are no block.
 pub fn facts<'a>(block: &'a [u8], groups: Range<u32>, each: &mut impl FnMut(FactRef<'a>)) -> Result<(), BlockError> {
-    for Section { group, bytes } in sections(block)?.into_iter().filter(|s| groups.contains(&s.group)) {
-        let mut cursor = Cursor { bytes, at: 0 };
-        while cursor.at < bytes.len() {
-            let key = cursor.prefixed()?;
-            while let Some(what) = cursor.what()? {
-                let value = match cursor.varint()? {
-                    0 => None,
-                    n => Some(cursor.take(usize::try_from(n - 1).map_err(|_| cursor.wrong("a value is too long"))?)?),
-                };
-                each(FactRef { group, key, what, value });
+    for section in sections(block)?.into_iter().filter(|s| groups.contains(&s.group)) {
+        section.entries(&mut |key, facts| {
+            while let Some((what, value)) = facts.next()? {
+                each(FactRef { group: section.group, key, what, value });
             }
-        }
+            Ok(())
+        })?;
     }
     Ok(())
 }
+
+impl<'a> Section<'a> {
+    /// Hands over each entry: a key, and its facts, which are to be read to their end.
+    fn entries(
+        &self,
+        each: &mut impl FnMut(&'a [u8], &mut Cursor<'a>) -> Result<(), BlockError>,
+    ) -> Result<(), BlockError> {
+        let mut cursor = Cursor { bytes: self.bytes, at: 0 };
+        while cursor.at < self.bytes.len() {
+            let key = cursor.prefixed()?;
+            each(key, &mut cursor)?;
+        }
+        Ok(())
+    }
+}
+
+/// A thing of a key and its value.
+type Told<'a> = (What, Option<&'a [u8]>);
 
 struct Cursor<'a> {
     bytes: &'a [u8],
@@ -311,6 +380,16 @@ impl<'a> Cursor<'a> {
         self.take(length)
     }
 
+    /// The next fact of the key.
+    fn next(&mut self) -> Result<Option<Told<'a>>, BlockError> {
+        let Some(what) = self.what()? else { return Ok(None) };
+        let value = match self.varint()? {
+            0 => None,
+            n => Some(self.take(usize::try_from(n - 1).map_err(|_| self.wrong("a value is too long"))?)?),
+        };
+        Ok(Some((what, value)))
+    }
+
     fn what(&mut self) -> Result<Option<What>, BlockError> {
         Ok(Some(match self.take(1)?[0] {
             END_OF_KEY => return Ok(None),
@@ -337,17 +416,27 @@ impl<'a> Cursor<'a> {
 mod tests {
     use super::*;
 
+    fn one(writer: &mut BlockWriter<u64>) -> Block<u64> {
+        let mut blocks = Vec::new();
+        writer.finish(true, &mut |block| blocks.push(block));
+        blocks.pop().unwrap()
+    }
+
     fn sample() -> Block<u64> {
         let mut writer = BlockWriter::default();
-        writer.key(3, |key| key.extend_from_slice(b"a"));
-        writer.put(&What::Slot(7), &300u64).unwrap();
-        writer.put(&What::Path("x.y".into()), &"z".repeat(200)).unwrap();
-        writer.key(3, |key| key.extend_from_slice(b"no facts"));
-        writer.key(3, |key| key.extend_from_slice(b"b"));
-        writer.retire(&What::Entry(900));
-        writer.key(900, |key| key.extend_from_slice(b""));
-        writer.put_bytes(&What::Row, b"");
-        writer.finish(5)
+        writer.key(900, &7, |_| {}, |facts| facts.put_bytes(&What::Row, b""));
+        writer.key(
+            3,
+            &5,
+            |key| key.extend_from_slice(b"a"),
+            |facts| {
+                facts.put(&What::Slot(7), &300u64).unwrap();
+                facts.put(&What::Path("x.y".into()), &"z".repeat(200)).unwrap();
+            },
+        );
+        writer.key(3, &5, |key| key.extend_from_slice(b"no facts"), |_| {});
+        writer.key(3, &6, |key| key.extend_from_slice(b"b"), |facts| facts.retire(&What::Entry(900)));
+        one(&mut writer)
     }
 
     #[test]
@@ -356,14 +445,14 @@ mod tests {
         assert_eq!(block.count, 4);
         let facts = block.facts().unwrap();
         let brief: Vec<_> =
-            facts.iter().map(|f| (f.group, &*f.key, f.what.clone(), f.value.as_ref().map(Vec::len))).collect();
+            facts.iter().map(|f| (f.time, f.group, &*f.key, f.what.clone(), f.value.as_ref().map(Vec::len))).collect();
         assert_eq!(
             brief,
             [
-                (3, &b"a"[..], What::Slot(7), Some(2)),
-                (3, &b"a"[..], What::Path("x.y".into()), Some(202)),
-                (3, &b"b"[..], What::Entry(900), None),
-                (900, &b""[..], What::Row, Some(0)),
+                (5, 3, &b"a"[..], What::Slot(7), Some(2)),
+                (5, 3, &b"a"[..], What::Path("x.y".into()), Some(202)),
+                (6, 3, &b"b"[..], What::Entry(900), None),
+                (7, 900, &b""[..], What::Row, Some(0)),
             ]
         );
         assert_eq!(sections(&block.bytes).unwrap().iter().map(|s| s.group).collect::<Vec<_>>(), [3, 900]);
@@ -399,10 +488,10 @@ mod tests {
     fn a_fact_costs_little_beside_its_key_and_value() {
         let mut writer = BlockWriter::default();
         for key in 0..1000u64 {
-            writer.key((key / 10) as u32, |bytes| bytes.extend_from_slice(&key.to_le_bytes()));
-            writer.put(&What::Slot(1), &key).unwrap();
+            let encode = |bytes: &mut Vec<u8>| bytes.extend_from_slice(&key.to_le_bytes());
+            writer.key((key / 10) as u32, &0u64, encode, |facts| facts.put(&What::Slot(1), &key).unwrap());
         }
-        let block = writer.finish(0u64);
+        let block = one(&mut writer);
         let values: usize = (0..1000u64).map(|n| postcard::to_allocvec(&n).unwrap().len()).sum();
         assert!((block.bytes.len() - values) / 1000 <= 18, "{} bytes for 1000 facts", block.bytes.len());
     }

@@ -15,7 +15,7 @@ use timely_agents_operators::behavior::{self, Behavior, Effects, Opening, Progre
 use timely_agents_operators::cluster::{ClusterConfig, Control, Failure, execute};
 use timely_agents_operators::completion::{CallRef, CallResult};
 use timely_agents_operators::driver::{Bare, ByRef, Load};
-use timely_agents_operators::fact::What;
+use timely_agents_operators::fact::{KeyWriter, What};
 use timely_agents_operators::flow::Flow;
 use timely_agents_operators::keys::KeyId;
 use timely_agents_operators::limits::Limits;
@@ -97,10 +97,11 @@ impl Behavior for Forward {
         false
     }
     fn advance(&mut self, _: Option<u64>) {}
-    fn take_changed(&mut self) -> bool {
-        false
+    fn facts(&mut self, _: KeyId, _: &mut KeyWriter) {}
+
+    fn restore(&mut self, _: KeyId, _: &What, _: Option<&[u8]>) -> Result<(), String> {
+        Ok(())
     }
-    fn facts(&mut self, _: KeyId, _: &mut dyn FnMut(What, Option<Vec<u8>>)) {}
     fn sequence(&self) -> Option<fn(&Self, &Row, &Row) -> Ordering> {
         self.sequenced.then_some(|_, a, b| a.cmp(b))
     }

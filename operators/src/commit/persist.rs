@@ -1,0 +1,66 @@
+//! PERSIST: hands the facts of a component to the log and acknowledges them when they are durable.
+//!
+//! # Invariants
+//! - For each block that was handed over and is not durable a capability of its epoch is held; blocks become durable in
+//!   the order in which they were handed over.
+//! - A log that has failed never answers: what waits for it stays open, and the job has been told.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::replies::Replies;
+use crate::checkpoint::Ack;
+use crate::fact::Block;
+use crate::time::EpochTime;
+
+/// Hands the facts of an epoch to the log, which calls back when they are durable, in order.
+pub type Append = Rc<dyn Fn(u64, Block<()>, Box<dyn FnOnce(Ack) + Send>)>;
+
+/// Acknowledges the facts of a component. Facts of epochs before `resume` are durable already and passed over.
+pub fn persist<'scope, T: EpochTime>(
+    facts: StreamVec<'scope, T, Block<T>>,
+    name: &str,
+    resume: u64,
+    append: Append,
+) -> StreamVec<'scope, T, Ack> {
+    let scope = facts.scope();
+    let mut builder = OperatorBuilder::new(format!("Persist {name}"), scope);
+    let replies = Replies::new(scope.worker().sync_activator_for(builder.operator_info().address.to_vec()));
+    let mut input = builder.new_input(facts, Pipeline);
+    let (port, acks) = builder.new_output();
+    let mut port: OutputBuilder<T, CapacityContainerBuilder<Vec<Ack>>> = OutputBuilder::from(port);
+    builder.build(move |_| {
+        let mut waiting: VecDeque<Capability<T>> = VecDeque::new();
+        move |_| {
+            input.for_each(|capability, blocks| {
+                for Block { time, count, bytes, .. } in blocks.drain(..) {
+                    let epoch = time.epoch();
+                    if epoch < resume {
+                        continue;
+                    }
+                    waiting.push_back(capability.retain(0));
+                    let replies = replies.clone();
+                    append(
+                        epoch,
+                        Block { time: (), times: Vec::new(), count, bytes },
+                        Box::new(move |ack| replies.push(ack)),
+                    );
+                }
+            });
+            let mut output = port.activate();
+            replies.drain(|ack| {
+                if let Some(capability) = waiting.pop_front() {
+                    output.session(&capability).give(ack);
+                }
+            });
+        }
+    });
+    acks
+}
