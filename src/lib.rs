@@ -11,6 +11,7 @@ mod ctx;
 mod environment;
 mod error;
 mod event;
+pub mod format;
 mod job;
 mod memory;
 mod operator;
