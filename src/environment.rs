@@ -13,6 +13,8 @@ use timely_agents_operators::driver::Load;
 use timely_agents_operators::group::KeyGroups;
 use timely_agents_operators::stop::Stop;
 
+use crate::durable::Durable;
+
 /// Hears of the load of one operator.
 pub(crate) type LoadListener = Box<dyn Fn(Load)>;
 
@@ -25,6 +27,8 @@ pub(crate) struct Environment {
     pub(crate) on_load: Option<Rc<dyn Fn(timely_agents_operators::limits::Limits) -> LoadListener>>,
     /// Gives agents up when the job has failed elsewhere.
     pub(crate) stop: Stop,
+    /// The job's checkpoints, if it has some.
+    pub(crate) durable: Option<Rc<Durable>>,
 }
 
 thread_local! {
@@ -44,6 +48,7 @@ impl Environment {
                 }),
                 on_load: None,
                 stop: Stop::default(),
+                durable: None,
             })
         })
     }

@@ -8,6 +8,7 @@ mod call;
 mod core;
 mod counter;
 mod ctx;
+mod durable;
 mod environment;
 mod error;
 mod event;
@@ -36,7 +37,7 @@ pub use crate::job::{
     SinkStream, Wrong, execute, execute_from_args, run,
 };
 pub use crate::memory::{PathError, Remembered, Slot};
-pub use crate::operator::{AgentStream, AgentStreams, KeyedStream, agent_with_facts};
+pub use crate::operator::{AgentMemory, AgentStream, AgentStreams, KeyedStream, agent_with_facts};
 pub use crate::plan::{BuildError, BuildErrors, Plan};
 pub use crate::policy::{Exhausted, Policy, Retry};
 pub use crate::side::Tag;

@@ -2,13 +2,17 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use differential_dataflow::{AsCollection, VecCollection};
 use timely::ExchangeData;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, ParallelizationContract, Pipeline};
 use timely::dataflow::operators::generic::Operator;
+use timely_agents_operators::behavior::Failure;
+use timely_agents_operators::commit::{MemoryUpdates, gather, memory, persist};
 use timely_agents_operators::driver::{Bare, ByRef, Emission, Intake, Paired, WithKey};
-use timely_agents_operators::fact::Block;
+use timely_agents_operators::fact::{Block, What};
 use timely_agents_operators::group::KeyGroups;
 use timely_agents_operators::keys::Key;
 use timely_agents_operators::operator::{Options, Streams, keyed_mailbox};
@@ -17,7 +21,8 @@ use timely_agents_operators::time::EpochTime;
 use crate::agent::Input;
 use crate::behavior::AgentBehavior;
 use crate::environment::Environment;
-use crate::plan::Plan;
+use crate::memory::{Remembered, Slot};
+use crate::plan::{Plan, Program};
 use crate::side::Tag;
 use crate::tagged::{DeadLetter, EventRecord, Tagged};
 
@@ -55,6 +60,14 @@ pub trait AgentStream<'scope, T: EpochTime, I: Input> {
         plan: &Plan<I, O>,
     ) -> AgentStreams<'scope, T, I, O>;
 
+    /// The same, with what keys remember as collections.
+    #[expect(clippy::type_complexity, reason = "the streams, and what stands beside them")]
+    fn agent_with_memory<K: Key, O: 'static>(
+        self,
+        key: impl Fn(&I) -> &K + 'static,
+        plan: &Plan<I, O>,
+    ) -> (AgentStreams<'scope, T, I, O>, AgentMemory<'scope, T, K>);
+
     /// Puts a computed key beside each value, for agents that share it.
     fn key_by<K: Key>(self, key: impl Fn(&I) -> K + 'static) -> KeyedStream<'scope, T, K, I>;
 
@@ -79,6 +92,20 @@ impl<'scope, T: EpochTime, I: Input + ExchangeData> AgentStream<'scope, T, I> fo
         let key = Rc::new(key);
         let pact = exchange_by(&self, Rc::clone(&key));
         build::<_, _, _, _, _, Bare, K>(self, pact, ByRef::new(key), plan, true)
+    }
+
+    fn agent_with_memory<K: Key, O: 'static>(
+        self,
+        key: impl Fn(&I) -> &K + 'static,
+        plan: &Plan<I, O>,
+    ) -> (AgentStreams<'scope, T, I, O>, AgentMemory<'scope, T, K>) {
+        let key = Rc::new(key);
+        let pact = exchange_by(&self, Rc::clone(&key));
+        let intake = ByRef::new(key);
+        let (streams, observed) = build_with_facts::<T, I, I, O, _, Bare, K>(self, pact, intake, plan, true, true);
+        let facts = streams.facts.clone().expect("asked for");
+        let memory = AgentMemory { facts, program: plan.0.program.clone(), key: std::marker::PhantomData };
+        (AgentStreams::new(streams, observed, plan.0.program.id), memory)
     }
 
     fn key_by<K: Key>(self, key: impl Fn(&I) -> K + 'static) -> KeyedStream<'scope, T, K, I> {
@@ -121,6 +148,13 @@ pub struct AgentStreams<'scope, T: EpochTime, I: 'static, O: 'static> {
     observed: Rc<Cell<bool>>,
     agent: u32,
     input: std::marker::PhantomData<fn() -> I>,
+}
+
+impl<'scope, T: EpochTime, I: 'static, O: 'static> AgentStreams<'scope, T, I, O> {
+    fn new(streams: Streams<'scope, T, O, Tagged>, observed: Rc<Cell<bool>>, agent: u32) -> Self {
+        let Streams { output, tagged, .. } = streams;
+        AgentStreams { output, tagged, observed, agent, input: std::marker::PhantomData }
+    }
 }
 
 impl<'scope, T: EpochTime, I: Clone + 'static, O: 'static> AgentStreams<'scope, T, I, O> {
@@ -185,13 +219,7 @@ where
     K: Key,
 {
     let (streams, observed) = build_with_facts::<T, V, I, O, N, E, K>(stream, pact, intake, plan, tagged, false);
-    AgentStreams {
-        output: streams.output,
-        tagged: streams.tagged,
-        observed,
-        agent: plan.0.program.id,
-        input: std::marker::PhantomData,
-    }
+    AgentStreams::new(streams, observed, plan.0.program.id)
 }
 
 fn build_with_facts<'scope, T, V, I, O, N, E, K>(
@@ -212,19 +240,27 @@ where
     K: Key,
 {
     let environment = Environment::current();
+    let durable = environment.durable;
+    let registered = durable.as_ref().map(|durable| durable.agent::<K, I, O>(plan));
     let limits = plan.limits();
     let mut options = Options::new(plan.name(), environment.on_failure);
     options.limits = limits;
     options.groups = environment.groups;
     options.clock = environment.clock;
     options.tagged = tagged;
-    options.facts = facts;
+    options.facts = facts || durable.is_some();
     options.on_load = environment.on_load.map(|make| make(limits));
     options.on_end = Some(plan.run_stats());
     options.stop = environment.stop;
     let observed = Rc::new(Cell::new(false));
     let behavior = AgentBehavior::<K, I, O>::new(plan, Rc::clone(&observed));
-    (keyed_mailbox::<T, V, _, N, _, E>(stream, pact, intake, behavior, options), observed)
+    let (append, restore) = registered.map_or((None, None), |registered| (Some(registered.append), registered.restore));
+    options.restore = restore;
+    let streams = keyed_mailbox::<T, V, _, N, _, E>(stream, pact, intake, behavior, options);
+    if let (Some(durable), Some(append), Some(facts)) = (durable, append, streams.facts.clone()) {
+        gather(persist(facts, plan.name(), durable.resume(), append), durable.board());
+    }
+    (streams, observed)
 }
 
 /// The outputs of an agent and the facts of its memory. The facts port exists only in this form.
@@ -238,6 +274,64 @@ pub fn agent_with_facts<'scope, T: EpochTime, I: Input + ExchangeData, K: Key, O
     let intake = ByRef::new(key);
     let (streams, _) = build_with_facts::<T, I, I, O, _, Bare, K>(stream, pact, intake, plan, false, true);
     (streams.output, streams.facts.expect("asked for"))
+}
+
+/// What the keys of an agent remember, as differential collections.
+pub struct AgentMemory<'scope, T: EpochTime, K> {
+    facts: StreamVec<'scope, T, Block<T>>,
+    program: Arc<dyn Places>,
+    key: std::marker::PhantomData<fn() -> K>,
+}
+
+/// What an agent's memory has, without the agent's types.
+trait Places {
+    fn agent(&self) -> (&str, u32);
+    /// The name of a slot that lasts.
+    fn lasting(&self, column: u32) -> Option<&str>;
+}
+
+impl<O> Places for Program<O> {
+    fn agent(&self) -> (&str, u32) {
+        (&self.name, self.id)
+    }
+
+    fn lasting(&self, column: u32) -> Option<&str> {
+        let slot = self.slots.get((column as usize).checked_sub(2)?)?;
+        if slot.sensory { None } else { Some(&slot.name) }
+    }
+}
+
+impl<'scope, T: EpochTime, K: Key + ExchangeData> AgentMemory<'scope, T, K> {
+    /// Keys and what they remember in `slot`, as of the close of each epoch: a new value comes with the retraction of the
+    /// old one. After a restart it begins with what was committed.
+    ///
+    /// The collection is where the keys are: on the worker that owns them, by this project's hash.
+    ///
+    /// # Panics
+    /// When the slot is another agent's, or one for the length of a run.
+    pub fn slot<V: Remembered + ExchangeData>(&self, slot: Slot<V>) -> VecCollection<'scope, T, (K, V), isize> {
+        let (agent, id) = self.program.agent();
+        assert_eq!(slot.agent, id, "a slot belongs to the agent that declared it");
+        let name =
+            self.program.lasting(slot.column).expect("sensory memory does not outlive a run: it is no collection");
+        let environment = Environment::current();
+        let durable = environment.durable;
+        let resume = durable.as_ref().map_or(0, |durable| durable.resume());
+        let restore = durable.and_then(|durable| durable.restore(agent));
+        let (agent, on_failure) = (agent.to_owned(), environment.on_failure);
+        let failed = move |message: String| {
+            on_failure(&Failure {
+                agent: agent.clone(),
+                action: "memory".into(),
+                key: String::new(),
+                epoch: resume,
+                message,
+            });
+        };
+        let (facts, what) = (self.facts.clone(), What::slot(name));
+        let updates: MemoryUpdates<'scope, T, K, V> = memory(facts, name, what, resume, restore, failed);
+        updates.as_collection()
+    }
 }
 
 /// A stream that carries a key beside each value, and knows whether values are with their key's owner.

@@ -95,6 +95,7 @@ impl Job {
             on_failure: Rc::new(move |failure| failed.fail(Failure::data(failure.to_string()))),
             on_load: Some(Rc::new(move |limits| meters.meter(limits))),
             stop: stop.clone(),
+            durable: None,
         }
         .set();
         Job {

@@ -7,6 +7,7 @@
 mod bounds;
 mod build_errors;
 mod calls;
+mod collections;
 mod defects;
 mod determinism;
 mod dynamic_events;
