@@ -258,13 +258,15 @@ pub(crate) mod tests {
     pub(crate) fn block(epoch: u64, facts: &[(u32, &str, Option<&str>)]) -> Block<u64> {
         let mut writer = BlockWriter::default();
         for (group, key, value) in facts {
-            writer.key(*group, |bytes| bytes.extend_from_slice(key.as_bytes()));
-            match value {
-                Some(value) => writer.put_bytes(&What::Slot(1), value.as_bytes()),
-                None => writer.retire(&What::Slot(1)),
-            }
+            let encode = |bytes: &mut Vec<u8>| bytes.extend_from_slice(key.as_bytes());
+            writer.key(*group, &epoch, encode, |facts| match value {
+                Some(value) => facts.put_bytes(&What::Slot(1), value.as_bytes()),
+                None => facts.retire(&What::Slot(1)),
+            });
         }
-        writer.finish(epoch)
+        let mut made = None;
+        writer.finish(true, &mut |block| made = Some(block));
+        made.unwrap_or(Block { time: epoch, times: Vec::new(), count: 0, bytes: Vec::new() })
     }
 
     fn samples() -> Vec<Vec<u8>> {

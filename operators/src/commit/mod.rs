@@ -26,7 +26,7 @@ pub use self::collection::{Rows, Updates, checkpointed};
 pub use self::committed::{Committed, Teller};
 pub use self::gather::gather;
 pub use self::memory::{MemoryUpdates, memory};
-pub use self::persist::{Append, persist};
+pub use self::persist::persist;
 
 use crate::time::EpochTime;
 

@@ -6,7 +6,6 @@
 //! - A log that has failed never answers: what waits for it stays open, and the job has been told.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
@@ -16,19 +15,18 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::replies::Replies;
-use crate::checkpoint::Ack;
+use crate::checkpoint::{Ack, Log, Record, digest};
 use crate::fact::Block;
 use crate::time::EpochTime;
 
-/// Hands the facts of an epoch to the log, which calls back when they are durable, in order.
-pub type Append = Rc<dyn Fn(u64, Block<()>, Box<dyn FnOnce(Ack) + Send>)>;
-
-/// Acknowledges the facts of a component. Facts of epochs before `resume` are durable already and passed over.
+/// Acknowledges the facts of the component of that number when `log` has them. Facts of epochs before `resume` are durable
+/// already and passed over.
 pub fn persist<'scope, T: EpochTime>(
     facts: StreamVec<'scope, T, Block<T>>,
     name: &str,
+    component: u32,
     resume: u64,
-    append: Append,
+    log: Log,
 ) -> StreamVec<'scope, T, Ack> {
     let scope = facts.scope();
     let mut builder = OperatorBuilder::new(format!("Persist {name}"), scope);
@@ -46,11 +44,12 @@ pub fn persist<'scope, T: EpochTime>(
                         continue;
                     }
                     waiting.push_back(capability.retain(0));
+                    let digests =
+                        digest(component, epoch, &bytes).unwrap_or_else(|error| panic!("a sealed block: {error}"));
                     let replies = replies.clone();
-                    append(
-                        epoch,
-                        Block { time: (), times: Vec::new(), count, bytes },
-                        Box::new(move |ack| replies.push(ack)),
+                    log.append(
+                        Record::Facts { component, block: Block { time: epoch, times: Vec::new(), count, bytes } },
+                        Box::new(move |position| replies.push(Ack::Facts { component, position, digests })),
                     );
                 }
             });
