@@ -83,6 +83,7 @@ pub struct Agent<I: 'static, O: 'static> {
     limits: Limits,
     call_timeout: Option<Duration>,
     run_timeout: Option<(Duration, Exhausted)>,
+    carry: bool,
     input: PhantomData<fn(I) -> O>,
 }
 
@@ -107,6 +108,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
             limits: Limits::default(),
             call_timeout: Some(Duration::from_mins(5)),
             run_timeout: None,
+            carry: false,
             input: PhantomData,
         }
     }
@@ -322,6 +324,18 @@ impl<I: Input, O: 'static> Agent<I, O> {
         self
     }
 
+    /// Lets epochs close without waiting for unfinished runs: those go on in the next epoch, and put out there (rule S5).
+    ///
+    /// For slow agents: what waits for frontiers downstream, commits first of all, then does not wait for a slow run.
+    /// Over `Stamp` times outputs keep the event time of their input. Without it an epoch stays open until all its inputs
+    /// are done, so that outputs come at the epoch of their input.
+    ///
+    /// An agent that carries must not be inside a feedback loop, nor in a nested scope.
+    pub fn carry(&mut self) -> &mut Self {
+        self.carry = true;
+        self
+    }
+
     /// Validates the agent.
     ///
     /// # Errors
@@ -348,6 +362,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
             limits: self.limits,
             call_timeout: self.call_timeout,
             run_timeout: self.run_timeout,
+            carry: self.carry,
             stats: Arc::default(),
         };
         Plan::new(program, &resource_names, self.direct, self.order, self.identity)

@@ -21,9 +21,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use timely_agents_operators::behavior::{
-    Behavior, Effects, Failure, Opening, Progress, RunHead, Sequence, TimerStart, Work,
-};
+use timely_agents_operators::behavior::{Behavior, Effects, Failure, Opening, Progress, RunHead, Sequence, Work};
 use timely_agents_operators::completion::{CallRef, CallResult};
 use timely_agents_operators::fact::{KeyWriter, What};
 use timely_agents_operators::hash::mix;
@@ -32,10 +30,11 @@ use timely_agents_operators::quiet::{self, Panic};
 
 use crate::action::{Body, Form};
 use crate::agent::{Input, Place};
-use crate::core::{Core, Queued, TaskCell, next};
+use crate::core::{Core, Queued, TaskCell};
 use crate::ctx::Ctx;
 use crate::error::Error;
 use crate::event::{AnyEvent, DynamicEvent, Notification, Payload};
+use crate::journal::{self, Beginning, Entry, Name, Recorded};
 use crate::plan::{INPUT, Inner, NOTIFICATION, Plan};
 use crate::policy::{Exhausted, Policy};
 use crate::run::{Run, Saved, Task, TaskWaker, Tasks};
@@ -55,8 +54,8 @@ pub(crate) struct AgentBehavior<K, I: 'static, O: 'static> {
     keys: PhantomData<fn(K)>,
 }
 
-struct Opened<O: 'static> {
-    core: Rc<Core<O>>,
+pub(crate) struct Opened<O: 'static> {
+    pub(crate) core: Rc<Core<O>>,
     /// The context of tasks that never wait.
     ctx: Ctx<O>,
     stats: Vec<ActionStats>,
@@ -85,7 +84,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         self.open.as_ref().map(|open| &open.core)
     }
 
-    fn opened(&mut self) -> (&Arc<Inner<I, O>>, &mut Opened<O>) {
+    pub(crate) fn opened(&mut self) -> (&Arc<Inner<I, O>>, &mut Opened<O>) {
         (&self.plan, self.open.as_mut().expect("runs come after `open` and before `close`"))
     }
 
@@ -219,6 +218,14 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let core = &*self.opened().1.core;
         core.common.attention.set(true);
         core.memory.borrow_mut().take_log(&mut core.undo.borrow_mut());
+        if core.records {
+            let writes = core.memory.borrow().written(&core.undo.borrow(), core.key());
+            let queue = core.pack(core.staged.borrow().queue.iter());
+            let (identity, notifying) = (core.identity.get(), core.notifying.get());
+            let bytes = input.as_ref().and_then(|input| input.downcast_ref::<I>()).map(journal::encode);
+            let beginning = journal::encode(&Beginning { identity, notifying, input: bytes, writes, queue });
+            *core.recorded.borrow_mut() = Some(Box::new(Recorded { beginning, ..Recorded::default() }));
+        }
         Run::new(input, core.identity.get(), core.notifying.get())
     }
 
@@ -274,9 +281,15 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             std::mem::swap(&mut *undo, &mut run.undo);
         }
         std::mem::swap(&mut *core.history.borrow_mut(), &mut run.history);
+        std::mem::swap(&mut *core.recorded.borrow_mut(), &mut run.recorded);
     }
 
     fn drive_active(&mut self, head: &RunHead, run: &mut Run<O>, fuel: &mut u32) -> Progress<()> {
+        if run.replays
+            && let Some(progress) = self.replay(head, run)
+        {
+            return progress;
+        }
         if run.expired {
             return self.expire_active(run);
         }
@@ -335,7 +348,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
 
     /// Gives a task a place in the run.
     #[expect(clippy::too_many_arguments, reason = "what identifies a task")]
-    fn place_task(
+    pub(crate) fn place_task(
         &mut self,
         run: &mut Run<O>,
         head: &RunHead,
@@ -375,16 +388,15 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         pause: Duration,
     ) {
         let index = self.place_task(run, head, action, event, path, attempt, flushed);
-        let common = &self.opened().1.core.common;
-        let call = next(&common.next_call);
         let deadline = head.now.saturating_add(pause.as_micros() as u64);
-        common.timers.borrow_mut().push(TimerStart { task: index, call, deadline });
-        common.control.set(true);
-        run.tasks[index as usize].as_mut().expect("just placed").retry = Some(call);
+        if let Some(recorded) = &mut *self.opened().1.core.recorded.borrow_mut() {
+            recorded.push(&Entry::Again { task: Name { path, attempt: attempt - 1 }, flushed, deadline });
+        }
+        self.pause_until(run, index, deadline);
     }
 
     /// Takes one step of a task; what the run has come to if that ends the call.
-    fn poll_task(&mut self, head: &RunHead, run: &mut Run<O>, index: u32) -> Option<Progress<()>> {
+    pub(crate) fn poll_task(&mut self, head: &RunHead, run: &mut Run<O>, index: u32) -> Option<Progress<()>> {
         let mut task = run.tasks[index as usize].take()?;
         task.ready = false;
         let (plan, open) = self.opened();
@@ -393,6 +405,12 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         core.begin_step();
         core.restore_step(task.saved.take());
         task.fired.rearm();
+        if core.records
+            && !core.replaying.get()
+            && let Some(recorded) = &mut *core.recorded.borrow_mut()
+        {
+            recorded.turn(&task.cell, core.common.head.now.get());
+        }
         let outcome = match &action.body {
             Body::Sync(body) => {
                 let ctx = Ctx { core: Rc::clone(core), task: Rc::clone(&task.cell) };
@@ -421,8 +439,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let result = result.and_then(|()| core.take_fault().map_or(Ok(()), Err));
         match result {
             Ok(()) => {
-                core.publish_step(&task.cell);
-                core.memory.borrow_mut().take_log(&mut core.undo.borrow_mut());
+                core.finish_step(&task.cell, true);
                 open.stats[task.cell.action.get() as usize].finished += 1;
                 None
             }
@@ -452,7 +469,13 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     ) -> Option<Progress<()>> {
         let open = self.opened().1;
         match judge(&open.core, &mut open.stats[index as usize], index, attempt, true, &message) {
-            Verdict::GoOn => None,
+            Verdict::GoOn => {
+                if let Some(recorded) = &mut *open.core.recorded.borrow_mut() {
+                    let task = Name { path, attempt };
+                    recorded.push(&Entry::Step { task, writes: Vec::new(), sent: Vec::new(), over: true });
+                }
+                None
+            }
             Verdict::Stop(failure) => Some(Progress::Failed(failure)),
             Verdict::Again { pause } => {
                 self.retry_later(run, head, index, event, path, attempt + 1, flushed, pause);
@@ -607,7 +630,7 @@ fn undo_failed<O>(core: &Core<O>, result: Result<Result<(), Error>, Panic>) -> S
 
 impl<O> crate::plan::Program<O> {
     /// An event in the form that an action takes.
-    fn in_form(&self, event: u32, payload: &Payload, form: Form) -> Result<Rc<dyn Any>, String> {
+    pub(crate) fn in_form(&self, event: u32, payload: &Payload, form: Form) -> Result<Rc<dyn Any>, String> {
         let plan = &self.events[event as usize];
         match (form, payload) {
             (Form::Typed, Payload::Typed(value)) => Ok(Rc::clone(value)),
@@ -635,7 +658,7 @@ impl<O> crate::plan::Program<O> {
 
 impl<O> Core<O> {
     /// The front event's next action starts; the event leaves with its last of `triggers`.
-    fn advance_queue(&self, triggers: usize) {
+    pub(crate) fn advance_queue(&self, triggers: usize) {
         let mut staged = self.staged.borrow_mut();
         if let Some(queued) = staged.queue.front_mut() {
             queued.next += 1;
@@ -864,8 +887,35 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         self.opened().1.core.ended.set(epoch.is_none());
     }
 
-    fn facts(&mut self, key: KeyId, facts: &mut KeyWriter) {
-        self.opened().1.core.memory.borrow_mut().facts(key, facts);
+    fn facts(&mut self, key: KeyId, run: Option<&Box<Run<O>>>, facts: &mut KeyWriter) {
+        let undo = run.map_or(&[][..], |run| &run.undo);
+        self.opened().1.core.memory.borrow_mut().facts(key, undo, facts);
+    }
+
+    fn carries(&self) -> bool {
+        self.plan.program.carry
+    }
+
+    fn beginning(&self, run: &Box<Run<O>>) -> Vec<u8> {
+        run.recorded.as_ref().map(|recorded| recorded.beginning.clone()).unwrap_or_default()
+    }
+
+    fn journal(&mut self, run: &mut Box<Run<O>>, each: &mut dyn FnMut(&[u8])) {
+        if let Some(recorded) = &mut run.recorded {
+            recorded.entries.drain(..).for_each(|entry| each(&entry));
+        }
+    }
+
+    fn restore_run(&mut self, _: &RunHead, beginning: &[u8], journal: Vec<Vec<u8>>) -> Result<Box<Run<O>>, String> {
+        self.begin_replay(beginning, journal)
+    }
+
+    fn encode_input(input: &I) -> Result<Vec<u8>, String> {
+        postcard::to_allocvec(input).map_err(|error| error.to_string())
+    }
+
+    fn decode_input(bytes: &[u8]) -> Result<I, String> {
+        postcard::from_bytes(bytes).map_err(|error| format!("an input of another type: {error}"))
     }
 
     fn restore(&mut self, key: KeyId, what: &What, value: Option<&[u8]>) -> Result<(), String> {

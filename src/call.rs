@@ -11,7 +11,7 @@ use std::time::Duration;
 use timely_agents_operators::behavior::CallJob;
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
 
-use crate::core::{Common, TaskCell};
+use crate::core::{Common, TaskCell, next};
 use crate::error::CallError;
 
 enum State {
@@ -31,6 +31,7 @@ pub struct Call<R> {
     name: Cow<'static, str>,
     timeout: Option<Duration>,
     position: u32,
+    ordinal: u32,
     decode: fn(CallValue) -> Result<R, CallFailure>,
     state: State,
 }
@@ -48,7 +49,8 @@ impl<R> Call<R> {
             task: Rc::clone(task),
             name,
             timeout: common.call_timeout,
-            position: crate::core::next(&task.positions),
+            position: next(&task.positions),
+            ordinal: next(&task.waits),
             decode,
             state: State::Declared(job),
         }
@@ -74,7 +76,7 @@ impl<R> Future for Call<R> {
         if let State::Declared(_) = this.state
             && let State::Declared(job) = std::mem::replace(&mut this.state, State::Over)
         {
-            let call = this.common.start_call(&this.task, this.name.clone(), this.timeout, job);
+            let call = this.common.start_call(&this.task, this.ordinal, this.name.clone(), this.timeout, job);
             this.state = State::Waiting { call };
         }
         let State::Waiting { call } = this.state else { panic!("a call is not polled after its end") };
@@ -123,13 +125,15 @@ fn wait(task: &TaskCell, call: u32, cx: &mut Context<'_>) -> Poll<CallResult> {
 pub struct Sleep {
     common: Rc<Common>,
     task: Rc<TaskCell>,
+    ordinal: u32,
     duration: Duration,
     waiting: Option<u32>,
 }
 
 impl Sleep {
     pub(crate) fn new(common: &Rc<Common>, task: &Rc<TaskCell>, duration: Duration) -> Self {
-        Sleep { common: Rc::clone(common), task: Rc::clone(task), duration, waiting: None }
+        let ordinal = next(&task.waits);
+        Sleep { common: Rc::clone(common), task: Rc::clone(task), ordinal, duration, waiting: None }
     }
 }
 
@@ -140,7 +144,7 @@ impl Future for Sleep {
         let this = &mut *self;
         let call = *this.waiting.get_or_insert_with(|| {
             let deadline = this.common.head.now.get().saturating_add(this.duration.as_micros() as u64);
-            this.common.start_timer(&this.task, deadline)
+            this.common.start_timer(&this.task, this.ordinal, deadline)
         });
         wait(&this.task, call, cx).map(|_| this.waiting = None)
     }

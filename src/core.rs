@@ -27,6 +27,7 @@ use timely_agents_operators::slab::{RunToken, Slab};
 
 use crate::error::Error;
 use crate::event::{Payload, names};
+use crate::journal::Recorded;
 use crate::memory::{Entry, Memory};
 use crate::plan::Program;
 use crate::resource::Resources;
@@ -46,6 +47,8 @@ pub(crate) struct Queued {
 pub(crate) struct CallCell {
     /// Its name in the run.
     pub(crate) call: u32,
+    /// Its place among the waits of its task, which is the same in every execution.
+    pub(crate) ordinal: u32,
     pub(crate) result: Option<CallResult>,
     pub(crate) waker: Option<Waker>,
 }
@@ -59,12 +62,15 @@ pub(crate) struct TaskCell {
     /// Ordinals of what the task has sent, called and drawn: they do not depend on timing.
     pub(crate) sends: Cell<u32>,
     pub(crate) positions: Cell<u32>,
+    pub(crate) waits: Cell<u32>,
     pub(crate) draws: Cell<u32>,
     /// Flushes of this attempt, and how many of them an earlier attempt has made already.
     pub(crate) flushes: Cell<u32>,
     pub(crate) flushed_before: Cell<u32>,
     /// Calls that have started and whose result has not been taken.
     pub(crate) calls: RefCell<SmallVec<[CallCell; 1]>>,
+    /// In a replay: the waits whose ends are in the journal. They are not begun.
+    pub(crate) known: RefCell<Vec<u32>>,
 }
 
 impl TaskCell {
@@ -76,10 +82,12 @@ impl TaskCell {
             path: Cell::new(path),
             sends: Cell::new(0),
             positions: Cell::new(0),
+            waits: Cell::new(0),
             draws: Cell::new(0),
             flushes: Cell::new(0),
             flushed_before: Cell::new(flushed_before),
             calls: RefCell::default(),
+            known: RefCell::default(),
         })
     }
 
@@ -172,26 +180,31 @@ impl Common {
     pub(crate) fn start_call(
         &self,
         task: &TaskCell,
+        ordinal: u32,
         name: Cow<'static, str>,
         timeout: Option<Duration>,
         job: CallJob,
     ) -> u32 {
-        let call = self.enlist(task);
-        self.calls.borrow_mut().push(CallStart { task: task.index.get(), call, name, timeout, job });
+        let call = self.enlist(task, ordinal);
+        if !task.known.borrow().contains(&ordinal) {
+            self.calls.borrow_mut().push(CallStart { task: task.index.get(), call, name, timeout, job });
+        }
         call
     }
 
     /// Asks for a wake-up at `deadline`.
-    pub(crate) fn start_timer(&self, task: &TaskCell, deadline: u64) -> u32 {
-        let call = self.enlist(task);
-        self.timers.borrow_mut().push(TimerStart { task: task.index.get(), call, deadline });
+    pub(crate) fn start_timer(&self, task: &TaskCell, ordinal: u32, deadline: u64) -> u32 {
+        let call = self.enlist(task, ordinal);
+        if !task.known.borrow().contains(&ordinal) {
+            self.timers.borrow_mut().push(TimerStart { task: task.index.get(), call, deadline });
+        }
         call
     }
 
-    fn enlist(&self, task: &TaskCell) -> u32 {
+    fn enlist(&self, task: &TaskCell, ordinal: u32) -> u32 {
         self.control.set(true);
         let call = next(&self.next_call);
-        task.calls.borrow_mut().push(CallCell { call, result: None, waker: None });
+        task.calls.borrow_mut().push(CallCell { call, ordinal, result: None, waker: None });
         call
     }
 
@@ -282,6 +295,12 @@ pub(crate) struct Core<O: 'static> {
     fault: RefCell<Option<String>>,
     /// What the active run has sent, for a dead letter.
     pub(crate) history: RefCell<Vec<(u32, Payload)>>,
+    /// Whether what is unfinished outlives the process.
+    pub(crate) records: bool,
+    /// The journal of the active run, if it has one.
+    pub(crate) recorded: RefCell<Option<Box<Recorded>>>,
+    /// Whether the active run goes through its journal.
+    pub(crate) replaying: Cell<bool>,
     /// Whether `history` is kept.
     keeps_sent: bool,
     /// Hash of the agent's name.
@@ -313,6 +332,9 @@ impl<O> Core<O> {
             observed,
             fault: RefCell::default(),
             history: RefCell::default(),
+            records: facts && program.carry,
+            recorded: RefCell::default(),
+            replaying: Cell::new(false),
             keeps_sent,
             name_hash: stable_hash(&program.name),
             program,
@@ -416,6 +438,9 @@ impl<O> Core<O> {
     pub(crate) fn forget_run(&self) {
         self.notifying.set(None);
         self.history.borrow_mut().clear();
+        if self.records {
+            *self.recorded.borrow_mut() = None;
+        }
         self.common.attention.set(self.keeps_sent);
     }
 

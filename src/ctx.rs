@@ -85,9 +85,7 @@ impl<O> Ctx<O> {
             // An earlier attempt has made this step; it counts once.
             self.core.undo_step();
         } else {
-            self.core.publish_step(&self.task);
-            self.core.memory.borrow_mut().finalize(&mut self.core.undo.borrow_mut());
-            self.core.begin_step();
+            self.core.flush_step(&self.task);
         }
     }
 
@@ -183,26 +181,28 @@ impl<O> Ctx<O> {
         Call::new(&self.core.common, &self.task, name.into(), job, decode)
     }
 
-    /// Calls `f` off the worker, as an asynchronous task of the runtime, without durability: the result needs
-    /// no encoding.
+    /// Calls `f` off the worker, as an asynchronous task of the runtime, without durability: the result is encoded only
+    /// where the run may be carried from one epoch to the next and outlive the process.
     pub fn call<F, Fut, R>(&self, name: impl Into<Cow<'static, str>>, f: F) -> Call<R>
     where
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = R> + Send + 'static,
-        R: Send + 'static,
+        R: Serialize + DeserializeOwned + Send + 'static,
     {
-        let job = CallJob::future(async move { Ok(CallValue::Any(Box::new(f().await))) });
-        Call::new(&self.core.common, &self.task, name.into(), job, unbox)
+        let encoded = self.core.records;
+        let job = CallJob::future(async move { give(f().await, encoded) });
+        Call::new(&self.core.common, &self.task, name.into(), job, take)
     }
 
     /// The same for a function that blocks.
     pub fn call_blocking<F, R>(&self, name: impl Into<Cow<'static, str>>, f: F) -> Call<R>
     where
         F: FnOnce() -> R + Send + 'static,
-        R: Send + 'static,
+        R: Serialize + DeserializeOwned + Send + 'static,
     {
-        let job = CallJob::Blocking(Box::new(move || Ok(CallValue::Any(Box::new(f())))));
-        Call::new(&self.core.common, &self.task, name.into(), job, unbox)
+        let encoded = self.core.records;
+        let job = CallJob::Blocking(Box::new(move || give(f(), encoded)));
+        Call::new(&self.core.common, &self.task, name.into(), job, take)
     }
 
     /// Waits for `duration` of the operator's clock; other tasks and keys go on.
@@ -331,12 +331,17 @@ fn decode<R: DeserializeOwned>(value: CallValue) -> Result<R, CallFailure> {
     }
 }
 
-fn unbox<R: 'static>(value: CallValue) -> Result<R, CallFailure> {
+/// The result of a call that is not durable, as it is or `encoded`.
+fn give<R: Serialize + Send + 'static>(result: R, encoded: bool) -> CallResult {
+    if encoded { encode(&result) } else { Ok(CallValue::Any(Box::new(result))) }
+}
+
+fn take<R: DeserializeOwned + 'static>(value: CallValue) -> Result<R, CallFailure> {
     match value {
         CallValue::Any(value) => {
             value.downcast().map(|v| *v).map_err(|_| CallFailure::Encoding("a value of another type".into()))
         }
-        other => Err(CallFailure::Encoding(format!("a call gives a value, not {other:?}"))),
+        other => decode(other),
     }
 }
 

@@ -78,11 +78,13 @@ pub(crate) enum Payload {
     Dynamic(Rc<DynamicEvent>),
 }
 
-/// How a typed event turns into JSON and back.
+/// How a typed event turns into JSON and back, and into bytes and back.
 #[derive(Clone, Copy)]
 pub(crate) struct Codec {
     pub(crate) encode: fn(&dyn Any) -> Result<Value, String>,
     pub(crate) decode: fn(&Value) -> Result<Rc<dyn Any>, String>,
+    pub(crate) pack: fn(&dyn Any) -> Result<Vec<u8>, String>,
+    pub(crate) unpack: fn(&[u8]) -> Result<Rc<dyn Any>, String>,
 }
 
 impl Codec {
@@ -94,6 +96,14 @@ impl Codec {
             },
             decode: |value| {
                 let event: E = E::deserialize(value).map_err(|error| error.to_string())?;
+                Ok(Rc::new(event))
+            },
+            pack: |event| {
+                let event = event.downcast_ref::<E>().ok_or("the event is of another type")?;
+                postcard::to_allocvec(event).map_err(|error| error.to_string())
+            },
+            unpack: |bytes| {
+                let event: E = postcard::from_bytes(bytes).map_err(|error| error.to_string())?;
                 Ok(Rc::new(event))
             },
         }

@@ -181,6 +181,8 @@ pub(crate) struct Program<O: 'static> {
     pub(crate) limits: Limits,
     pub(crate) call_timeout: Option<Duration>,
     pub(crate) run_timeout: Option<(Duration, Exhausted)>,
+    /// Whether epochs close without waiting for unfinished runs.
+    pub(crate) carry: bool,
     pub(crate) stats: Arc<Mutex<AgentStats>>,
 }
 
@@ -242,7 +244,7 @@ impl<O> Program<O> {
         if self.run_timeout.is_some_and(|(t, _)| t.is_zero()) {
             errors.push(BuildError::BadLimit { limit: "run_timeout".into() });
         }
-        if self.call_timeout.is_none() {
+        if self.call_timeout.is_none() && !self.carry {
             errors.push(BuildError::UnboundedWait);
         }
         errors

@@ -14,6 +14,7 @@ use timely_agents_operators::slab::RunToken;
 use crate::action::ActionFuture;
 use crate::core::{Queued, TaskCell};
 use crate::event::Payload;
+use crate::journal::{self, Recorded};
 use crate::memory::Entry;
 use crate::tagged::Tagged;
 
@@ -38,6 +39,10 @@ pub(crate) struct Run<O> {
     pub(crate) history: Vec<(u32, Payload)>,
     /// Whether the run has taken too long.
     pub(crate) expired: bool,
+    /// Where what is unfinished outlives the process: how the run has gone so far.
+    pub(crate) recorded: Option<Box<Recorded>>,
+    /// Whether the run has to go through its journal first.
+    pub(crate) replays: bool,
 }
 
 /// Mostly there is one.
@@ -57,6 +62,8 @@ impl<O> Run<O> {
             undo: Vec::new(),
             history: Vec::new(),
             expired: false,
+            recorded: None,
+            replays: false,
         })
     }
 
@@ -126,6 +133,9 @@ impl<O> Run<O> {
             let Some(waited_for) = calls.iter_mut().find(|c| c.call == call.call) else {
                 return false;
             };
+            if let Some(recorded) = &mut self.recorded {
+                recorded.arrived.push((call.task, waited_for.ordinal, journal::copy(&result)));
+            }
             waited_for.result = Some(result);
             waited_for.waker.take()
         };

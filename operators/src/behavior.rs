@@ -268,8 +268,37 @@ pub trait Behavior: 'static {
     /// The epoch that is now open at the input; `None` when the input has ended.
     fn advance(&mut self, epoch: Option<u64>);
 
-    /// Writes what has changed of `key`'s memory since this was last asked; asked when facts are in use.
-    fn facts(&mut self, key: KeyId, facts: &mut KeyWriter);
+    /// Writes what has changed of `key`'s memory since this was last asked; asked when facts are in use. What the key's
+    /// `run` in progress has written is left out.
+    fn facts(&mut self, key: KeyId, run: Option<&Self::Run>, facts: &mut KeyWriter);
+
+    /// Whether the close of an epoch moves unfinished runs to the next one (rule S5).
+    fn carries(&self) -> bool;
+
+    /// What it takes to begin a run again that is in progress: its beginning, encoded.
+    fn beginning(&self, run: &Self::Run) -> Vec<u8>;
+
+    /// Hands over the journal of a run in progress since this was last asked, entry by entry.
+    fn journal(&mut self, run: &mut Self::Run, each: &mut dyn FnMut(&[u8]));
+
+    /// Puts a run back that was in progress, from what [`Behavior::beginning`] and [`Behavior::journal`] gave. When it is
+    /// resumed it goes through its journal and on from there.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    fn restore_run(&mut self, head: &RunHead, beginning: &[u8], journal: Vec<Vec<u8>>) -> Result<Self::Run, String>;
+
+    /// An input, encoded.
+    ///
+    /// # Errors
+    /// It cannot be.
+    fn encode_input(input: &Self::Input) -> Result<Vec<u8>, String>;
+
+    /// An input that was encoded.
+    ///
+    /// # Errors
+    /// The bytes are none.
+    fn decode_input(bytes: &[u8]) -> Result<Self::Input, String>;
 
     /// Puts back a fact of `key`'s memory, before the key's first run; of several about one thing the last counts.
     ///

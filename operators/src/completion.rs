@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam::queue::SegQueue;
+use serde::{Deserialize, Serialize};
 use timely::scheduling::SyncActivator;
 
 use crate::slab::RunToken;
@@ -40,7 +41,7 @@ pub enum CallValue {
 }
 
 /// Why a call gave no value.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum CallFailure {
     /// It took longer than its timeout.
     #[error("no result within {0:?}")]

@@ -74,6 +74,18 @@ impl<T: EpochTime> OpenWork<T> {
         }
     }
 
+    /// Moves all work of earlier epochs to `epoch`.
+    pub fn carry_to(&mut self, epoch: u64) {
+        let rest = self.epochs.split_off(&epoch);
+        for times in std::mem::replace(&mut self.epochs, rest).into_values() {
+            self.times -= times.len();
+            for (time, n) in times {
+                self.add(&time.with_epoch(epoch), n);
+            }
+            self.changed = true;
+        }
+    }
+
     /// Whether nothing is open.
     pub fn is_empty(&self) -> bool {
         self.times == 0
@@ -166,6 +178,19 @@ mod tests {
             open.add(&Product::new(outer, inner), 1);
         }
         assert_eq!(minimal(&open), [Product::new(0, 3), Product::new(1, 1)]);
+    }
+
+    #[test]
+    fn carried_work_keeps_its_event_times() {
+        let mut open = OpenWork::default();
+        for (epoch, event) in [(1, 50), (2, 40), (2, 50), (3, 60)] {
+            open.add(&Stamp::new(epoch, event), 1);
+        }
+        open.carry_to(3);
+        assert_eq!(minimal(&open), [Stamp::new(3, 40)]);
+        open.remove(&Stamp::new(3, 40), 1);
+        open.remove(&Stamp::new(3, 50), 2);
+        assert_eq!((minimal(&open), open.times()), (vec![Stamp::new(3, 60)], 1));
     }
 
     #[test]

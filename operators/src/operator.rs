@@ -56,8 +56,8 @@ pub struct Options {
     pub on_load: Option<Box<dyn Fn(Load)>>,
     /// Gives the operator up when its job has failed elsewhere.
     pub stop: Stop,
-    /// Gives the facts of a checkpoint, before the first input.
-    pub restore: Option<Restore>,
+    /// The epoch to resume at, and what gives the facts of all before it.
+    pub restore: Option<(u64, Restore)>,
 }
 
 /// Hands the facts of a checkpoint that are a worker's, in order, to the closure that it is given.
@@ -116,7 +116,7 @@ where
     let scope = stream.scope();
     let worker = scope.worker();
     let (index, peers) = (worker.index(), worker.peers());
-    let mut builder = OperatorBuilder::new(name, scope);
+    let mut builder = OperatorBuilder::new(name.clone(), scope);
     let address = builder.operator_info().address;
     let activator = worker.activator_for(Rc::clone(&address));
     stop.register(worker.activator_for(Rc::clone(&address)));
@@ -131,7 +131,7 @@ where
 
     builder.build(move |initial| {
         let opened = Driver::<T, B, E>::new(behavior, limits, groups, queue.clone(), index, peers, facts)
-            .and_then(|driver| restored(driver, restore))
+            .and_then(|driver| restored(driver, &name, restore))
             .and_then(|driver| Ok((driver, caller(&queue)?)));
         // Data and tagged items wait for unfinished work, facts also for changes that are not sealed.
         let mut held = Held::new(if tagged { 0..2 } else { 0..1 });
@@ -238,17 +238,18 @@ where
 /// A driver with the state that `restore` gives, if any.
 fn restored<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>>(
     mut driver: Driver<T, B, E>,
-    restore: Option<Restore>,
+    name: &str,
+    restore: Option<(u64, Restore)>,
 ) -> Result<Driver<T, B, E>, Failure> {
-    if let Some(restore) = restore {
-        restore(&mut |fact| driver.restore(&fact)).map_err(|message| Failure {
-            agent: String::new(),
+    if let Some((resume, restore)) = restore {
+        let restored = restore(&mut |fact| driver.restore(&fact)).and_then(|()| driver.restored(resume));
+        restored.map_err(|message| Failure {
+            agent: name.to_owned(),
             action: "restore".into(),
             key: String::new(),
-            epoch: 0,
+            epoch: resume,
             message,
         })?;
-        driver.restored();
     }
     Ok(driver)
 }

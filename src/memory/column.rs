@@ -4,8 +4,10 @@ use std::any::Any;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use timely_agents_operators::fact::{KeyWriter, What};
+use timely_agents_operators::fact::{KeyWriter, What, slot_id};
 use timely_agents_operators::keys::KeyId;
+
+use super::Place;
 
 /// What memory asks of a column. The log is last in, first out; all of it belongs to one key.
 pub(crate) trait Column: Any {
@@ -28,11 +30,20 @@ pub(crate) trait Column: Any {
     /// The same for a write that was taken out of the log.
     fn end_taken(&mut self, key: KeyId, replaced: Box<dyn Any>, facts: bool);
     /// Hands over what has changed of `key` since last asked.
-    fn facts(&mut self, key: KeyId, facts: &mut KeyWriter);
+    /// `held` are old values of a run in progress, oldest first: they stand for what it has written.
+    fn facts(&mut self, key: KeyId, held: &[&dyn Any], facts: &mut KeyWriter);
     /// Whether facts about `what` are of this column.
     fn is(&self, what: &What) -> bool;
     /// Puts back the value of a fact.
     fn load(&mut self, key: KeyId, what: &What, value: Option<&[u8]>) -> Result<(), String>;
+    /// The place of an entry that was taken out of the log.
+    fn place(&self, entry: &dyn Any) -> Place;
+    /// Whether a place is of this column.
+    fn has(&self, place: &Place) -> bool;
+    /// What is at a place, encoded.
+    fn encoded(&self, key: KeyId, place: &Place) -> Option<Vec<u8>>;
+    /// Writes an encoded value to a place; one write to the log.
+    fn rewrite(&mut self, key: KeyId, place: &Place, value: Option<&[u8]>) -> Result<(), String>;
     /// Whether values last from run to run and hold no memory of their own.
     fn is_plain(&self) -> bool;
     /// Empties the log: its writes are final.
@@ -161,17 +172,39 @@ impl<V: Serialize + DeserializeOwned + 'static> Column for SlotColumn<V> {
         std::hint::black_box(there);
     }
 
-    fn facts(&mut self, key: KeyId, facts: &mut KeyWriter) {
+    fn facts(&mut self, key: KeyId, held: &[&dyn Any], facts: &mut KeyWriter) {
         if let Some(stale) = self.stale.get_mut(key.index())
             && std::mem::take(stale)
         {
-            match &self.values[key.index()] {
+            let held = held.first().and_then(|held| held.downcast_ref::<Option<V>>());
+            match held.unwrap_or(&self.values[key.index()]) {
                 Some(value) => facts.put(&self.what, value).unwrap_or_else(|error| {
                     panic!("slot {:?} holds a value that cannot be encoded: {error}", self.name)
                 }),
                 None => facts.retire(&self.what),
             }
         }
+    }
+
+    fn place(&self, _: &dyn Any) -> Place {
+        Place::Slot(slot_id(&self.name))
+    }
+
+    fn has(&self, place: &Place) -> bool {
+        *place == Place::Slot(slot_id(&self.name))
+    }
+
+    fn encoded(&self, key: KeyId, _: &Place) -> Option<Vec<u8>> {
+        self.values[key.index()].as_ref().map(|value| {
+            postcard::to_allocvec(value)
+                .unwrap_or_else(|error| panic!("slot {:?} holds a value that cannot be encoded: {error}", self.name))
+        })
+    }
+
+    fn rewrite(&mut self, key: KeyId, _: &Place, value: Option<&[u8]>) -> Result<(), String> {
+        let value = value.map(postcard::from_bytes).transpose();
+        self.put(key, value.map_err(|error| format!("slot {:?}: {error}", self.name))?);
+        Ok(())
     }
 
     fn is(&self, what: &What) -> bool {

@@ -19,6 +19,7 @@ mod slot;
 
 use std::any::Any;
 
+use serde::{Deserialize, Serialize};
 use timely_agents_operators::fact::{KeyWriter, What};
 use timely_agents_operators::keys::KeyId;
 
@@ -35,6 +36,23 @@ pub(crate) struct Entry {
     /// False when a flush has made the write final.
     restore: bool,
 }
+
+/// A place in memory, as a journal names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Place {
+    /// A slot, by its id in facts.
+    Slot(u32),
+    /// A dynamic path.
+    Path {
+        /// Whether it lives for the length of a run.
+        sensory: bool,
+        /// The path.
+        path: String,
+    },
+}
+
+/// A place, and what a step has written there, encoded.
+pub(crate) type Write = (Place, Option<Vec<u8>>);
 
 /// How many writes of ended runs are kept before they are forgotten.
 const FORGET_AT: usize = 1 << 10;
@@ -205,10 +223,40 @@ impl Memory {
         }
     }
 
-    /// Writes what has changed of `key` since this was last asked.
-    pub(crate) fn facts(&mut self, key: KeyId, facts: &mut KeyWriter) {
-        for column in &mut self.columns {
-            column.facts(key, facts);
+    /// What the logged writes behind `undo[from..]`, of finished steps, have made of their places.
+    pub(crate) fn written(&self, undo: &[Entry], key: KeyId) -> Vec<Write> {
+        let mut writes: Vec<Write> = Vec::new();
+        for entry in undo {
+            let column = &self.columns[entry.column as usize];
+            let place = column.place(&*entry.value);
+            if !writes.iter().any(|(written, _)| *written == place) {
+                let value = column.encoded(key, &place);
+                writes.push((place, value));
+            }
+        }
+        writes
+    }
+
+    /// Writes what [`Memory::written`] told, as writes of the active step.
+    pub(crate) fn rewrite(&mut self, writes: Vec<Write>, key: KeyId) -> Result<(), String> {
+        // What is gone goes first: a path is a value or a parent of others.
+        let (gone, there): (Vec<_>, Vec<_>) = writes.into_iter().partition(|(_, value)| value.is_none());
+        for (place, value) in gone.into_iter().chain(there) {
+            let index = self.columns.iter().position(|column| column.has(&place));
+            let index = index.ok_or_else(|| format!("the agent has no place {place:?}"))?;
+            self.columns[index].rewrite(key, &place, value.as_deref())?;
+            self.touched.push(index as u32);
+            self.to_end |= !self.forgettable[index];
+        }
+        Ok(())
+    }
+
+    /// Writes what has changed of `key` since this was last asked, without what the run of `undo` has written.
+    pub(crate) fn facts(&mut self, key: KeyId, undo: &[Entry], facts: &mut KeyWriter) {
+        for (index, column) in self.columns.iter_mut().enumerate() {
+            let held: Vec<&dyn Any> =
+                undo.iter().filter(|entry| entry.column as usize == index).map(|entry| &*entry.value).collect();
+            column.facts(key, &held, facts);
         }
     }
 

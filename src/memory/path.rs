@@ -17,6 +17,7 @@ use hashbrown::HashMap;
 use timely_agents_operators::fact::{KeyWriter, What};
 use timely_agents_operators::keys::KeyId;
 
+use super::Place;
 use super::column::Column;
 use super::slot::Remembered;
 
@@ -204,6 +205,10 @@ fn below<'a>(tree: &'a Tree, path: &str) -> impl Iterator<Item = &'a Rc<str>> {
         .take_while(move |p| p.starts_with(&prefix))
 }
 
+fn encode(path: &str, value: &Stored) -> Vec<u8> {
+    (**value).encode().unwrap_or_else(|error| panic!("path {path:?} holds a value that cannot be encoded: {error}"))
+}
+
 fn placed(boxed: Box<dyn Any>) -> Placed {
     *boxed.downcast::<Placed>().expect("an entry of this column")
 }
@@ -270,19 +275,41 @@ impl Column for PathColumn {
 
     fn touch(&self, _: &[KeyId]) {}
 
-    fn facts(&mut self, key: KeyId, facts: &mut KeyWriter) {
+    fn facts(&mut self, key: KeyId, held: &[&dyn Any], facts: &mut KeyWriter) {
         for path in self.stale.remove(&key).unwrap_or_default() {
             let what = What::Path(path.to_string());
-            match self.trees.get(&key).and_then(|tree| tree.get(&path)) {
-                Some(value) => {
-                    let bytes = (**value).encode();
-                    let bytes =
-                        bytes.unwrap_or_else(|e| panic!("path {path:?} holds a value that cannot be encoded: {e}"));
-                    facts.put_bytes(&what, &bytes);
-                }
+            let held = held.iter().filter_map(|held| held.downcast_ref::<Placed>()).find(|(held, _)| *held == path);
+            let value = match held {
+                Some((_, old)) => old.as_ref(),
+                None => self.trees.get(&key).and_then(|tree| tree.get(&path)),
+            };
+            match value {
+                Some(value) => facts.put_bytes(&what, &encode(&path, value)),
                 None => facts.retire(&what),
             }
         }
+    }
+
+    fn place(&self, entry: &dyn Any) -> Place {
+        let path = entry.downcast_ref::<Placed>().map_or_else(String::new, |(path, _)| path.to_string());
+        Place::Path { sensory: self.sensory, path }
+    }
+
+    fn has(&self, place: &Place) -> bool {
+        matches!(place, Place::Path { sensory, .. } if *sensory == self.sensory)
+    }
+
+    fn encoded(&self, key: KeyId, place: &Place) -> Option<Vec<u8>> {
+        let Place::Path { path, .. } = place else { return None };
+        let value = self.trees.get(&key)?.get(path.as_str())?;
+        Some(encode(path, value))
+    }
+
+    fn rewrite(&mut self, key: KeyId, place: &Place, value: Option<&[u8]>) -> Result<(), String> {
+        let Place::Path { path, .. } = place else { return Err(format!("{place:?} is no path")) };
+        let value = value.map(|bytes| Rc::new(Restored(bytes.to_vec())) as Stored);
+        self.write(key, (path.as_str().into(), value));
+        Ok(())
     }
 
     fn is(&self, what: &What) -> bool {

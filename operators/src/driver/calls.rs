@@ -127,6 +127,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
 
     /// Registers that `key`, whose run is at `time`, is told of the end of `epoch`, or of its run's own when that is later.
     pub(super) fn register(&mut self, key: KeyId, time: &T, epoch: u64) {
+        let time = &self.at(time);
         let at = time.with_epoch(epoch);
         let epoch = at.epoch();
         if self.epoch.is_none_or(|open| epoch < open) {
@@ -159,7 +160,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 self.ready_keys.push_back(key);
             }
         } else {
-            self.open.remove(time, 1);
+            let at = self.at(time);
+            self.open.remove(&at, 1);
         }
     }
 

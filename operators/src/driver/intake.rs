@@ -88,6 +88,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 let Some((item, key)) = items.next() else { break };
                 let input = intake.input(item);
                 if self.states[key.index()].mailbox.is_none() {
+                    self.before_run(key, time, sink);
                     ended += u64::from(self.begin(&mut head, time, key, Work::Input(input), fuel, sink));
                 } else {
                     self.wait(time.clone(), key, input);
@@ -153,7 +154,14 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     pub(super) fn wait(&mut self, time: T, key: KeyId, input: B::Input) {
         let bytes = B::input_bytes(&input);
         self.waiting_bytes += bytes;
+        let at = self.carried.is_some().then(|| self.at(&time));
+        if let Some(at) = &at {
+            self.before_change(key, at);
+        }
         let mailbox = self.states[key.index()].mailbox.as_mut().expect("a busy key has a mailbox");
         mailbox.push_input(time, bytes, input);
+        if let Some(at) = &at {
+            self.changed(key, at);
+        }
     }
 }

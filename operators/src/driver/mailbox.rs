@@ -13,8 +13,8 @@ use crate::time::EpochTime;
 /// One waiting piece of work.
 #[derive(Debug)]
 pub(super) enum Waiting<T, I> {
-    /// An input, with the bytes it takes.
-    Input { time: T, bytes: usize, input: I },
+    /// An input, with the bytes it takes and, once it is a fact, its number among those that wait.
+    Input { time: T, bytes: usize, input: I, number: Option<u64> },
     /// The end of the epoch of `time`.
     Notify { time: T },
 }
@@ -53,7 +53,7 @@ impl<T: EpochTime, I> Mailbox<T, I> {
             .rev()
             .take_while(|w| w.time().epoch() > epoch || w.is_notify() && w.time().epoch() == epoch)
             .count();
-        self.waiting.insert(self.waiting.len() - behind, Waiting::Input { time, bytes, input });
+        self.waiting.insert(self.waiting.len() - behind, Waiting::Input { time, bytes, input, number: None });
     }
 
     /// Adds a notification behind all work of its epoch; false when there is one already.

@@ -22,6 +22,7 @@
 //! Not here: exchange and capabilities (`operator`), what memory holds (the behavior).
 
 mod calls;
+mod carry;
 mod intake;
 mod mailbox;
 mod restore;
@@ -36,13 +37,14 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::task::AbortHandle;
 
+use self::carry::Carried;
 use self::mailbox::{Mailbox, Waiting};
 use self::restore::Restoring;
 use self::seal::Seal;
 pub use self::shape::{Bare, ByRef, Emission, Intake, Paired, WithKey};
 use crate::behavior::{Behavior, CallJob, CallStart, Failure, Opening, Progress, RunHead, Sequence, TimerStart, Work};
 use crate::completion::{CallRef, CompletionQueue};
-use crate::fact::Block;
+use crate::fact::{Block, KeyWriter};
 use crate::group::KeyGroups;
 use crate::keys::{KeyId, KeyIndex};
 use crate::limits::Limits;
@@ -186,6 +188,10 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     /// Whether epochs are over that are not sealed.
     unsealed: bool,
     restoring: Restoring<T>,
+    /// Which unfinished work is facts, where epochs do not wait for it.
+    carried: Option<Carried>,
+    /// The greatest epoch to which unfinished work has been moved.
+    floor: u64,
     /// Whether open work has changed since the least times of facts were asked for.
     work_changed: bool,
     ids: Vec<KeyId>,
@@ -214,6 +220,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             behavior.close();
             return Err(failure);
         }
+        let carried = behavior.carries().then(Carried::default);
         Ok(Driver {
             behavior,
             limits,
@@ -240,6 +247,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             seal: facts.then(|| Seal::new(groups, index.keys())),
             unsealed: false,
             restoring: Restoring::default(),
+            carried,
+            floor: T::minimum().epoch(),
             work_changed: false,
             index,
             ids: Vec::new(),
@@ -281,6 +290,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 (_, None) => break,
             }
         }
+        if let Some(epoch) = epoch {
+            self.carry_to(epoch);
+        }
     }
 
     /// Moves the inputs of `epoch` to the backlog.
@@ -296,7 +308,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         self.backlog.extend(inputs);
     }
 
-    /// Starts a run of a key that has none; whether it ended at once. The caller accounts for its end.
+    /// Starts a run of a key that has none and is touched; whether it ended at once. The caller accounts for its end.
     #[inline]
     fn begin<K>(
         &mut self,
@@ -316,12 +328,11 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         head.key = key;
         head.sequence = state.sequence;
         head.token = self.runs.vacant();
-        if let Some(seal) = &mut self.seal {
-            let before = state.sequence - 1;
-            seal.before_run(&mut self.behavior, key, before, time, &mut |block| sink.facts(block));
-            if let Work::Notify { epoch } = work {
-                seal.notification(key, time, epoch, None);
-            }
+        if let Some(seal) = &mut self.seal
+            && let Work::Notify { epoch } = work
+        {
+            let at = if self.carried.is_some() { time.with_epoch(self.floor) } else { time.clone() };
+            seal.notification(key, &at, epoch, None);
         }
         let progress = self.behavior.start(head, work, fuel);
         self.started(head, time, progress, sink)
@@ -339,8 +350,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 if self.behavior.wants_control() {
                     self.control_of_ended(key, time);
                 }
-                if let Some(seal) = &mut self.seal {
-                    seal.changed(key, time);
+                if self.seal.is_some() {
+                    self.changed(key, &self.at(time));
                 }
                 true
             }
@@ -364,16 +375,19 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         ended
     }
 
+    /// Watches how long a run takes, if there is a limit.
+    fn deadline(&mut self, run: RunToken) -> Option<TimerKey> {
+        let limit = self.behavior.run_timeout()?;
+        Some(self.timers.add(self.now.saturating_add(limit.as_micros() as u64), Deadline::Run(run)))
+    }
+
     /// Keeps a run that has not ended.
     fn keep<K>(&mut self, head: RunHead, time: &T, run: B::Run, ready: bool, sink: &mut K)
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
         let token = head.token;
-        let deadline = self
-            .behavior
-            .run_timeout()
-            .map(|limit| self.timers.add(self.now.saturating_add(limit.as_micros() as u64), Deadline::Run(token)));
+        let deadline = self.deadline(token);
         let active =
             ActiveRun { head, time: time.clone(), started: self.now, run, ready, calls: SmallVec::new(), deadline };
         let placed = self.runs.insert(active);
@@ -382,6 +396,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         mailbox.get_or_insert_with(|| Box::new(Mailbox::new(None))).run = Some(token);
         if ready {
             self.ready_runs.push_back(token);
+        }
+        if self.carried.is_some() {
+            self.changed(head.key, &self.at(time));
         }
         if self.behavior.wants_control() {
             self.control(token, sink);
@@ -437,7 +454,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         if self.states[key.index()].mailbox.is_some() {
             self.wait(time, key, input);
         } else {
-            self.stage(&time, sink);
+            self.before_run(key, &time, sink);
+            self.stage(&self.at(&time), sink);
             let mut head = self.head(&time);
             if self.begin(&mut head, &time, key, Work::Input(input), fuel, sink) {
                 self.stats.inline += 1;
@@ -455,7 +473,11 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         active.ready = false;
         active.head.now = self.now;
         let head = active.head;
-        if self.staged.as_ref() != Some(&active.time) {
+        if self.carried.is_some() {
+            let at = active.time.with_epoch(self.floor);
+            self.before_run(head.key, &at, sink);
+            self.stage(&at, sink);
+        } else if self.staged.as_ref() != Some(&active.time) {
             let time = active.time.clone();
             self.stage(&time, sink);
         }
@@ -473,8 +495,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 if let Some(deadline) = active.deadline {
                     self.timers.cancel(deadline);
                 }
-                if let Some(seal) = &mut self.seal {
-                    seal.changed(head.key, &active.time);
+                if self.seal.is_some() {
+                    self.changed(head.key, &self.at(&active.time));
                 }
                 self.start_calls(sink);
                 self.stats.record(self.now.saturating_sub(active.started).saturating_mul(1000), 1);
@@ -486,6 +508,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                     self.runs.get_mut(token).expect("in flight").ready = true;
                     self.ready_runs.push_back(token);
                 }
+                if self.carried.is_some() {
+                    let at = self.runs.get(token).expect("in flight").time.with_epoch(self.floor);
+                    self.changed(head.key, &at);
+                }
                 if self.behavior.wants_control() {
                     self.control(token, sink);
                 }
@@ -494,6 +520,19 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         }
         if E::KEYED {
             self.collect(head.key);
+        }
+    }
+
+    /// [`Driver::before_change`], where full blocks can leave.
+    #[inline]
+    fn before_run<K>(&mut self, key: KeyId, time: &T, sink: &mut K)
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        if let Some(epoch) = self.before_change(key, time)
+            && let Some(seal) = &mut self.seal
+        {
+            seal.ship_full(epoch, &mut |block| sink.facts(block));
         }
     }
 
@@ -514,11 +553,20 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             self.held_back.push(key);
             return;
         }
-        let Some(waiting) = mailbox.waiting.pop_front() else {
+        let Some(first) = mailbox.waiting.front().map(|first| first.time().clone()) else {
+            return;
+        };
+        if self.seal.is_some() {
+            // While it still waits: it is part of what the key was.
+            let at = self.at(&first);
+            self.before_run(key, &at, sink);
+        }
+        let mailbox = self.states[key.index()].mailbox.as_mut();
+        let Some(waiting) = mailbox.and_then(|mailbox| mailbox.waiting.pop_front()) else {
             return;
         };
         let (time, work) = match waiting {
-            Waiting::Input { time, bytes, input } => {
+            Waiting::Input { time, bytes, input, .. } => {
                 self.waiting_bytes -= bytes;
                 (time, Work::Input(input))
             }
@@ -527,7 +575,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 (time, Work::Notify { epoch })
             }
         };
-        self.stage(&time, sink);
+        self.stage(&self.at(&time), sink);
         let mut head = self.head(&time);
         if self.begin(&mut head, &time, key, work, fuel, sink) {
             self.ended(&time, key);
@@ -537,7 +585,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     /// Ends a run, for all runs that did not end within the batch that brought them.
     fn ended(&mut self, time: &T, key: KeyId) {
         self.stats.runs += 1;
-        self.open.remove(time, 1);
+        let at = self.at(time);
+        self.open.remove(&at, 1);
         let state = &mut self.states[key.index()];
         if let Some(mailbox) = &mut state.mailbox {
             mailbox.run = None;
@@ -596,10 +645,13 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
-        let Some(seal) = &mut self.seal else { return false };
-        let (states, open, epoch) = (&self.states, &self.open, self.epoch);
+        let Driver { seal, behavior, states, runs, carried, open, epoch, .. } = self;
+        let Some(seal) = seal else { return false };
         let is_over = |e: u64| epoch.is_none_or(|now| e < now) && open.least_epoch().is_none_or(|least| e < least);
-        seal.close(&mut self.behavior, |key| states[key.index()].sequence, is_over, &mut |block| sink.facts(block))
+        let write = |key: KeyId, facts: &mut KeyWriter| {
+            carry::write(behavior, states, runs, carried.as_mut(), key, facts);
+        };
+        seal.close(write, is_over, &mut |block| sink.facts(block))
     }
 
     #[cold]

@@ -7,8 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Driver, Emission, KeyState};
-use crate::behavior::Behavior;
+use smallvec::SmallVec;
+
+use super::carry::Persisted;
+use super::mailbox::{Mailbox, Waiting};
+use super::{ActiveRun, Driver, Emission, KeyState};
+use crate::behavior::{Behavior, RunHead};
 use crate::fact::{FactRef, What};
 use crate::keys::KeyId;
 use crate::time::EpochTime;
@@ -17,11 +21,19 @@ use crate::time::EpochTime;
 #[derive(Debug)]
 pub(super) struct Restoring<T> {
     notifications: BTreeMap<(u64, KeyId), T>,
+    waiting: BTreeMap<(KeyId, u64), Vec<u8>>,
+    runs: BTreeMap<KeyId, Vec<u8>>,
+    entries: BTreeMap<(KeyId, u64), Vec<u8>>,
 }
 
 impl<T> Default for Restoring<T> {
     fn default() -> Self {
-        Restoring { notifications: BTreeMap::new() }
+        Restoring {
+            notifications: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            entries: BTreeMap::new(),
+        }
     }
 }
 
@@ -50,16 +62,84 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                     None => self.restoring.notifications.remove(&(*epoch, id)),
                 };
             }
+            What::Waiting(n) => upsert(&mut self.restoring.waiting, (id, *n), fact.value),
+            What::Run => upsert(&mut self.restoring.runs, id, fact.value),
+            What::Entry(n) => upsert(&mut self.restoring.entries, (id, *n), fact.value),
             what => self.behavior.restore(id, what, fact.value).map_err(|error| format!("key {key:?}: {error}"))?,
         }
         Ok(())
     }
 
-    /// All facts are there: what they leave to do is open work from here on.
-    pub fn restored(&mut self) {
-        for ((_, key), at) in std::mem::take(&mut self.restoring).notifications {
-            self.notify(key, &at);
+    /// All facts are there, of all epochs before `resume`: what they leave to do is open work from here on.
+    ///
+    /// # Errors
+    /// What does not fit this program.
+    pub fn restored(&mut self, resume: u64) -> Result<(), String> {
+        self.floor = resume;
+        self.epoch = Some(resume);
+        self.behavior.advance(self.epoch);
+        let Restoring { notifications, waiting, runs, entries } = std::mem::take(&mut self.restoring);
+        if self.carried.is_none() && !(waiting.is_empty() && runs.is_empty()) {
+            return Err("it has unfinished runs, which only an agent that carries them can take over".into());
         }
+        let wrong = |error: postcard::Error| format!("unfinished work: {error}");
+        let mut entries = entries.into_iter().peekable();
+        for (key, bytes) in runs {
+            let (time, beginning): (T, Vec<u8>) = postcard::from_bytes(&bytes).map_err(wrong)?;
+            let mut journal = Vec::new();
+            while let Some((_, entry)) = entries.next_if(|((of, _), _)| *of <= key) {
+                journal.push(entry);
+            }
+            let count = journal.len() as u64;
+            let mut head = self.head(&time);
+            head.key = key;
+            head.sequence = self.states[key.index()].sequence;
+            let run = self.behavior.restore_run(&head, &beginning, journal)?;
+            self.put_back(head, time, run, count);
+        }
+        for ((key, n), bytes) in waiting {
+            let (time, input): (T, Vec<u8>) = postcard::from_bytes(&bytes).map_err(wrong)?;
+            let input = B::decode_input(&input)?;
+            let bytes = B::input_bytes(&input);
+            self.waiting_bytes += bytes;
+            self.open.add(&time.with_epoch(resume), 1);
+            let mailbox = self.states[key.index()].mailbox.get_or_insert_with(|| Box::new(Mailbox::new(None)));
+            if mailbox.run.is_none() && mailbox.waiting.is_empty() {
+                self.ready_keys.push_back(key);
+            }
+            mailbox.waiting.push_back(Waiting::Input { time, bytes, input, number: Some(n) });
+            if let Some(carried) = &mut self.carried {
+                let persisted =
+                    carried.keys.entry(key).or_insert_with(|| Persisted { first: n, ..Persisted::default() });
+                if persisted.first == persisted.next {
+                    persisted.first = n;
+                }
+                persisted.next = n + 1;
+            }
+        }
+        for ((epoch, key), at) in notifications {
+            if epoch < resume {
+                self.open.add(&at.with_epoch(resume), 1);
+                self.deliver_notification(key, &at);
+            } else {
+                self.notify(key, &at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back a run in progress whose journal has `entries`.
+    fn put_back(&mut self, head: RunHead, time: T, run: B::Run, entries: u64) {
+        self.open.add(&self.at(&time), 1);
+        if let Some(carried) = &mut self.carried {
+            let persisted = Persisted { run: Some(head.sequence), entries, first: 0, next: 0 };
+            carried.keys.insert(head.key, persisted);
+        }
+        let deadline = self.deadline(head.token);
+        let active = ActiveRun { head, time, started: self.now, run, ready: true, calls: SmallVec::new(), deadline };
+        let token = self.runs.insert(active);
+        self.states[head.key.index()].mailbox = Some(Box::new(Mailbox::new(Some(token))));
+        self.ready_runs.push_back(token);
     }
 
     /// Takes note of keys that the index has been given.
@@ -67,4 +147,11 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         self.states.resize_with(self.index.len(), || KeyState { sequence: 0, mailbox: None });
         self.behavior.admit(self.index.len());
     }
+}
+
+fn upsert<P: Ord>(facts: &mut BTreeMap<P, Vec<u8>>, place: P, value: Option<&[u8]>) {
+    match value {
+        Some(value) => facts.insert(place, value.to_vec()),
+        None => facts.remove(&place),
+    };
 }

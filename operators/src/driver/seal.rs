@@ -14,8 +14,7 @@ use std::collections::BTreeMap;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use crate::behavior::Behavior;
-use crate::fact::{Block, BlockWriter, What};
+use crate::fact::{Block, BlockWriter, KeyWriter, What};
 use crate::group::KeyGroups;
 use crate::keys::{Key, KeyId, SharedKeys};
 use crate::open_work::OpenWork;
@@ -93,27 +92,15 @@ impl<T: EpochTime> Seal<T> {
         self.changed(key, time);
     }
 
-    /// A run of `key`, which has had `sequence` of them, is about to start at `time`.
+    /// The epoch that `key` has changes of which are not encoded, if it is before that of `time`.
     #[inline]
-    pub(super) fn before_run<B: Behavior>(
-        &mut self,
-        behavior: &mut B,
-        key: KeyId,
-        sequence: u64,
-        time: &T,
-        each: &mut impl FnMut(Block<T>),
-    ) {
-        if let Some(Some(before)) = self.changed.get(key.index())
-            && before.epoch() < time.epoch()
-        {
-            let epoch = before.epoch();
-            self.encode(behavior, key, sequence, epoch);
-            self.ship_full(epoch, each);
-        }
+    pub(super) fn older(&self, key: KeyId, time: &T) -> Option<u64> {
+        let before = self.changed.get(key.index())?.as_ref()?.epoch();
+        (before < time.epoch()).then_some(before)
     }
 
-    /// Encodes the changes of a key, which are of `epoch`.
-    fn encode<B: Behavior>(&mut self, behavior: &mut B, key: KeyId, sequence: u64, epoch: u64) {
+    /// Encodes the changes of a key, which are of `epoch`; `write` writes all but notifications.
+    pub(super) fn encode(&mut self, key: KeyId, epoch: u64, write: impl FnOnce(&mut KeyWriter)) {
         let Some(time) = self.changed[key.index()].take() else { return };
         if self.groups.len() <= key.index() {
             self.groups.resize((key.index() + 1).max(self.changed.len()), u32::MAX);
@@ -129,7 +116,6 @@ impl<T: EpochTime> Seal<T> {
             &time,
             |bytes| encode_key(key, bytes),
             |facts| {
-                facts.put_number(&What::Sequence, sequence);
                 for (epoch, at) in notified.into_iter().flatten() {
                     let what = What::Notification(epoch);
                     match at {
@@ -137,13 +123,13 @@ impl<T: EpochTime> Seal<T> {
                         None => facts.retire(&what),
                     }
                 }
-                behavior.facts(key, facts);
+                write(facts);
             },
         );
     }
 
     /// Lets a block leave that is full.
-    fn ship_full(&mut self, epoch: u64, each: &mut impl FnMut(Block<T>)) {
+    pub(super) fn ship_full(&mut self, epoch: u64, each: &mut impl FnMut(Block<T>)) {
         if let Some(writer) = self.writers.get_mut(&epoch)
             && writer.keys() >= SLICE
         {
@@ -152,10 +138,9 @@ impl<T: EpochTime> Seal<T> {
     }
 
     /// Encodes a slice of the least epoch that `is_over` says is over; whether more is left to seal.
-    pub(super) fn close<B: Behavior>(
+    pub(super) fn close(
         &mut self,
-        behavior: &mut B,
-        sequence: impl Fn(KeyId) -> u64,
+        mut write: impl FnMut(KeyId, &mut KeyWriter),
         is_over: impl Fn(u64) -> bool,
         each: &mut impl FnMut(Block<T>),
     ) -> bool {
@@ -170,7 +155,7 @@ impl<T: EpochTime> Seal<T> {
             let sealed = keys.is_empty();
             for key in slice {
                 if matches!(self.changed.get(key.index()), Some(Some(at)) if at.epoch() == epoch) {
-                    self.encode(behavior, key, sequence(key), epoch);
+                    self.encode(key, epoch, |facts| write(key, facts));
                 }
             }
             if sealed {

@@ -1,0 +1,239 @@
+//! The journal of a run in progress: what it takes to have it again after a crash (rules S5, D1).
+//!
+//! A journal tells in which order a run's tasks took turns, what they were given then, and what each finished step did.
+//! From it and the run's beginning a replay (`replay`) makes the run as it was: tasks that are over are not run again,
+//! what they wrote and sent is in the journal; the others are run again up to where they waited, with the results that
+//! they had, and go on from there.
+//!
+//! # Invariants
+//! - Entries stand in the order in which things happened.
+//! - An entry is encoded when it is made, for values change later; it is handed over once.
+//! - Only runs that have waited have a journal, and only where unfinished runs outlive the process.
+
+use serde::{Deserialize, Serialize};
+use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
+
+use crate::core::{Core, Queued, TaskCell};
+use crate::event::{DynamicEvent, Payload};
+use crate::memory::Write;
+use crate::plan::INPUT;
+
+/// A task, and its attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Name {
+    /// Where the event was sent, and to which action it goes.
+    pub(crate) path: u64,
+    pub(crate) attempt: u32,
+}
+
+impl Name {
+    pub(crate) fn of(task: &TaskCell) -> Self {
+        Name { path: task.path.get(), attempt: task.attempt.get() }
+    }
+}
+
+/// The end of a wait: `None` for a value that has no bytes.
+pub(crate) type Given = Result<Option<Vec<u8>>, CallFailure>;
+
+/// An event on its way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Sent {
+    pub(crate) path: u64,
+    /// Which of its triggers is next.
+    pub(crate) next: u32,
+    pub(crate) event: Packed,
+}
+
+/// An event as bytes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Packed {
+    /// The run's input.
+    Input,
+    /// A typed event, by its name.
+    Typed(String, Vec<u8>),
+    /// A dynamic event: its name, and its attributes as JSON.
+    Dynamic(String, String),
+}
+
+/// How a run begins, as far as it went before it first waited.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Beginning {
+    pub(crate) identity: Option<u64>,
+    pub(crate) notifying: Option<u64>,
+    pub(crate) input: Option<Vec<u8>>,
+    pub(crate) writes: Vec<Write>,
+    pub(crate) queue: Vec<Sent>,
+}
+
+/// One thing that happened.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Entry {
+    /// A task started or went on, given the ends of the waits in `given`, by their places.
+    Turn {
+        /// The task.
+        task: Name,
+        /// The clock.
+        now: u64,
+        /// What it was given.
+        given: Vec<(u32, Given)>,
+    },
+    /// A step is finished.
+    Step {
+        /// The task.
+        task: Name,
+        /// What it wrote.
+        writes: Vec<Write>,
+        /// What it sent.
+        sent: Vec<Sent>,
+        /// Whether its task is over.
+        over: bool,
+    },
+    /// A task has failed and starts again.
+    Again {
+        /// The task.
+        task: Name,
+        /// How many of its steps are finished.
+        flushed: u32,
+        /// When.
+        deadline: u64,
+    },
+}
+
+/// The journal of a run, as far as it has not been handed over.
+#[derive(Debug, Default)]
+pub(crate) struct Recorded {
+    /// How the run begins, encoded.
+    pub(crate) beginning: Vec<u8>,
+    pub(crate) entries: Vec<Vec<u8>>,
+    /// What tasks have been given since they last took a turn: the task's index, the place of the wait, its end.
+    pub(crate) arrived: Vec<(u32, u32, Given)>,
+    /// Entries that the run has to go through first.
+    pub(crate) replay: Vec<Entry>,
+}
+
+impl Recorded {
+    pub(crate) fn push(&mut self, entry: &Entry) {
+        self.entries.push(encode(entry));
+    }
+
+    /// A task takes a turn.
+    pub(crate) fn turn(&mut self, task: &TaskCell, now: u64) {
+        let index = task.index.get();
+        let mut given = Vec::new();
+        self.arrived.retain_mut(|(to, ordinal, end)| {
+            let its = *to == index;
+            if its {
+                given.push((*ordinal, std::mem::replace(end, Ok(None))));
+            }
+            !its
+        });
+        self.push(&Entry::Turn { task: Name::of(task), now, given });
+    }
+}
+
+/// A value of the journal, encoded.
+pub(crate) fn encode<V: Serialize>(value: &V) -> Vec<u8> {
+    postcard::to_allocvec(value).unwrap_or_else(|error| panic!("an entry of a journal cannot be encoded: {error}"))
+}
+
+/// The end of a wait, for the journal.
+pub(crate) fn copy(result: &CallResult) -> Given {
+    match result {
+        Ok(CallValue::Bytes(bytes)) => Ok(Some(bytes.clone())),
+        Ok(CallValue::Unit | CallValue::Any(_)) => Ok(None),
+        Err(failure) => Err(failure.clone()),
+    }
+}
+
+/// The end of a wait, from the journal.
+pub(crate) fn result(given: Given) -> CallResult {
+    given.map(|bytes| bytes.map_or(CallValue::Unit, CallValue::Bytes))
+}
+
+impl<O> Core<O> {
+    /// Events as the journal has them.
+    pub(crate) fn pack<'a>(&self, events: impl Iterator<Item = &'a Queued>) -> Vec<Sent> {
+        let pack = |queued: &Queued| Sent { path: queued.path, next: queued.next, event: self.pack_event(queued) };
+        events.map(pack).collect()
+    }
+
+    fn pack_event(&self, queued: &Queued) -> Packed {
+        match &queued.payload {
+            Payload::Dynamic(event) => {
+                let attributes = serde_json::to_string(&event.attributes);
+                let attributes =
+                    attributes.unwrap_or_else(|error| panic!("event {:?} is no JSON: {error}", event.name));
+                Packed::Dynamic(event.name.clone(), attributes)
+            }
+            Payload::Typed(_) if queued.event == INPUT => Packed::Input,
+            Payload::Typed(value) => {
+                let plan = &self.program.events[queued.event as usize];
+                let codec = plan.codec.expect("a typed event has a codec");
+                let bytes = (codec.pack)(&**value);
+                let bytes = bytes.unwrap_or_else(|error| panic!("event {:?} cannot be encoded: {error}", plan.name));
+                Packed::Typed(plan.name.clone(), bytes)
+            }
+        }
+    }
+
+    /// An event from the journal of a run with this input.
+    pub(crate) fn unpack(&self, sent: Sent, input: Option<&Payload>) -> Result<Queued, String> {
+        let Sent { path, next, event } = sent;
+        let (event, payload) = match event {
+            Packed::Input => (INPUT, input.cloned().ok_or("a run without an input has one in its journal")?),
+            Packed::Typed(name, bytes) => {
+                let event = self.program.event_of_name(&name);
+                let event = event.ok_or_else(|| format!("the agent has no event {name:?}"))?;
+                let codec = self.program.events[event as usize].codec;
+                let codec = codec.ok_or_else(|| format!("event {name:?} has no type any more"))?;
+                let value = (codec.unpack)(&bytes).map_err(|error| format!("event {name:?}: {error}"))?;
+                (event, Payload::Typed(value))
+            }
+            Packed::Dynamic(name, attributes) => {
+                let event = self.program.event_of_name(&name).unwrap_or(crate::ctx::UNKNOWN);
+                let attributes =
+                    serde_json::from_str(&attributes).map_err(|error| format!("event {name:?}: {error}"))?;
+                (event, Payload::Dynamic(DynamicEvent { name, attributes }.into()))
+            }
+        };
+        Ok(Queued { event, payload, next, path })
+    }
+
+    /// The active step is finished: lets it be seen and makes its writes part of the run's. `over` if its task is.
+    pub(crate) fn finish_step(&self, task: &TaskCell, over: bool) {
+        let sent = if self.recording() { self.pack(self.staged.borrow().sent.iter()) } else { Vec::new() };
+        self.publish_step(task);
+        let mut undo = self.undo.borrow_mut();
+        let from = undo.len();
+        let mut memory = self.memory.borrow_mut();
+        if over {
+            memory.take_log(&mut undo);
+        } else {
+            memory.finalize(&mut undo);
+        }
+        if self.recording()
+            && let Some(recorded) = &mut *self.recorded.borrow_mut()
+        {
+            let writes = memory.written(&undo[from..], self.key());
+            recorded.push(&Entry::Step { task: Name::of(task), writes, sent, over });
+        }
+    }
+
+    fn recording(&self) -> bool {
+        self.records && !self.replaying.get()
+    }
+
+    /// Ends a step of a task that goes on.
+    pub(crate) fn flush_step(&self, task: &TaskCell) {
+        if self.replaying.get() {
+            // What it put out was put out before the crash.
+            let marks = self.marks.get();
+            let mut staged = self.staged.borrow_mut();
+            staged.effects.outputs.truncate(marks.outputs);
+            staged.effects.tagged.truncate(marks.tagged);
+            staged.effects.notifications.truncate(marks.notifications);
+        }
+        self.finish_step(task, false);
+        self.begin_step();
+    }
+}
