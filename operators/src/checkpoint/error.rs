@@ -35,7 +35,7 @@ pub enum Error {
     )]
     NewestDamaged {
         /// What is wrong.
-        damage: Box<Error>,
+        damage: String,
         /// The frontier of the newest whole checkpoint.
         frontier: String,
     },

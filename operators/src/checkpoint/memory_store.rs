@@ -29,7 +29,7 @@ struct Disk {
     crashes: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Bytes {
     bytes: Vec<u8>,
     synced: usize,
@@ -60,6 +60,18 @@ impl MemoryStore {
             file.bytes.truncate(file.synced + kept(&name, unsynced).min(unsynced));
             file.synced = file.bytes.len();
         }
+    }
+
+    /// Another store with the same files.
+    pub fn duplicate(&self) -> Self {
+        let disk = self.disk();
+        let copy = Disk {
+            files: disk.files.clone(),
+            names: disk.names.clone(),
+            durable: disk.durable.clone(),
+            ..Disk::default()
+        };
+        MemoryStore { disk: Arc::new(Mutex::new(copy)) }
     }
 
     /// Changes the bytes of a file behind everybody's back, for tests of damage.

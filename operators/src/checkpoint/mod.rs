@@ -4,22 +4,37 @@
 //! the parts work together.
 
 mod ack;
+mod chain;
+#[allow(dead_code, reason = "snapshots are what uses the rest")]
+mod commit;
+mod committer;
 pub mod dir_store;
-#[allow(dead_code, reason = "recovery is what reads")]
 mod error;
 pub mod failpoint;
+#[allow(dead_code, reason = "snapshots are what uses the rest")]
+mod gc;
+#[allow(dead_code, reason = "snapshots are what uses the rest")]
+mod history;
 mod log;
+mod manifest;
 pub mod memory_store;
-#[allow(dead_code, reason = "recovery is what reads")]
+mod opening;
+#[allow(dead_code, reason = "snapshots are what uses the rest")]
 mod record;
-#[allow(dead_code, reason = "recovery is what reads")]
+#[allow(dead_code, reason = "snapshots are what uses the rest")]
+mod restore;
+#[cfg(test)]
+mod scenario;
 mod segment;
 pub mod store;
 
 pub use self::ack::{Ack, LogPosition, Publication};
+pub use self::committer::{Committer, Publish, Told};
 pub use self::dir_store::DirStore;
 pub use self::error::Error;
 pub use self::log::{Done, Log, LogOptions};
+pub use self::manifest::{Component, ComponentKind, Manifest, Part, SegmentRef, Shape, SnapshotRef, SourcePosition};
 pub use self::memory_store::MemoryStore;
+pub use self::opening::{Checkpoints, Opened, Opening};
 pub use self::record::{Compression, Record, VERSION, digest};
 pub use self::store::CheckpointStore;

@@ -1,0 +1,307 @@
+//! How a job comes to its checkpoints: lock, chain, claim, restore (rules D4, D9).
+//!
+//! ```text
+//! process 0:  Checkpoints::claim ──▶ Opened ── opening() ── encode ──▶ to all others
+//! others:     Opening::decode ──▶ Checkpoints::join ──▶ Opened
+//! all:        resume (what program is this?) ── facts (per component and groups) ── log; process 0: committer
+//! ```
+//!
+//! # Invariants
+//! - One process claims; all others read the very link that it names, whatever the chain has become meanwhile.
+//! - Memory while facts are read is bounded by the longest record.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::chain::{self, Bound, Chain, Claim, Link};
+use super::committer::{Committer, Parts, Publish, Told};
+use super::dir_store::DirStore;
+use super::error::Error;
+use super::gc::Kept;
+use super::history::{History, Usable};
+use super::log::{Log, LogOptions};
+use super::manifest::{Manifest, Shape};
+use super::record::Compression;
+use super::restore;
+use super::segment;
+use super::store::{CheckpointStore, StoreLock};
+use crate::cluster::Control;
+use crate::fact::FactRef;
+
+/// Starts that may come in between before a claim gives up.
+const TRIES: usize = 100;
+
+/// Where and how a job keeps its checkpoints.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    store: Arc<dyn CheckpointStore>,
+    options: Options,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Options {
+    log: LogOptions,
+    keep: usize,
+    take_over: bool,
+    fall_back: bool,
+}
+
+impl Checkpoints {
+    /// In a directory, which is made if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn dir(path: impl Into<PathBuf>) -> Result<Self, Error> {
+        let path = path.into();
+        let file = path.display().to_string();
+        let store = DirStore::open(path).map_err(|error| Error::Io { action: "open", file, error })?;
+        Ok(Self::new(Arc::new(store)))
+    }
+
+    /// In a store.
+    pub fn new(store: Arc<dyn CheckpointStore>) -> Self {
+        let options = Options { log: LogOptions::default(), keep: 2, take_over: false, fall_back: false };
+        Checkpoints { store, options }
+    }
+
+    /// A segment of a log that is this long is followed by another. 64 MiB unless told otherwise.
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.options.log.segment_bytes = bytes;
+        self
+    }
+
+    /// Whether facts are compressed; they are not unless told otherwise.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.options.log.compression = compression;
+        self
+    }
+
+    /// How many checkpoints are kept at least; 2 unless told otherwise, and never less.
+    pub fn keep(mut self, checkpoints: usize) -> Self {
+        self.options.keep = checkpoints.max(2);
+        self
+    }
+
+    /// Whether to go ahead though another run seems to be at work. It is shut out then.
+    pub fn take_over(mut self, allowed: bool) -> Self {
+        self.options.take_over = allowed;
+        self
+    }
+
+    /// Whether to go on from an older checkpoint if the newest is damaged. What came after it is done again, though
+    /// others may have seen it.
+    pub fn fall_back(mut self, allowed: bool) -> Self {
+        self.options.fall_back = allowed;
+        self
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn CheckpointStore> {
+        &self.store
+    }
+
+    /// Starts a new generation of `job`, which shuts out all earlier ones. For process 0 alone.
+    ///
+    /// # Errors
+    /// Another run is at work; the checkpoint is damaged or of another job; the store fails.
+    pub fn claim(&self, job: &str) -> Result<Opened, Error> {
+        let store = &*self.store;
+        let lock = store.lock().map_err(|error| Error::Io { action: "lock", file: store.describe(""), error })?;
+        if lock.is_none() && !self.options.take_over {
+            return Err(Error::Locked { place: store.describe("") });
+        }
+        let lock = lock.map(Arc::new);
+        let mut tries = 0;
+        loop {
+            let history = History::read(store, job)?;
+            let usable = |_: &Manifest| Ok(());
+            let usable = self.options.fall_back.then_some::<Usable<'_>>(&usable);
+            let base = history.checkpoint(usable)?;
+            let bounds = bounds(store)?;
+            let newest = bounds.iter().map(|bound| bound.generation).max().unwrap_or(0);
+            let generation = history.generation().max(newest) + 1;
+            let mut chain = Chain::new(Arc::clone(&self.store), generation, history.next());
+            let base_link = base.map(|(number, _)| number);
+            let claim = Claim { job: job.to_owned(), generation, base: base_link, bounds };
+            match chain.add(&Link::Claim(claim)) {
+                Ok(link) => {
+                    let manifest = base.map(|(_, manifest)| manifest.clone());
+                    let frontier = manifest.as_ref().map(|manifest| manifest.frontier);
+                    tracing::info!(generation, ?frontier, "the job's checkpoints are taken over");
+                    let kept = Kept::new(self.options.keep, history.manifests().filter(|(n, _)| Some(*n) <= base_link));
+                    let opening = Opening { job: job.to_owned(), generation, link, base: base_link };
+                    let leader = Some(Leader { chain, kept, lock });
+                    return Ok(Opened { checkpoints: self.clone(), process: 0, opening, manifest, leader });
+                }
+                // A run that is about to be shut out has committed, or another start has claimed: look again.
+                Err(Error::Fenced { .. }) if tries < TRIES => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Joins a generation that process 0 has claimed.
+    ///
+    /// # Errors
+    /// The checkpoint that it names cannot be read here.
+    pub fn join(&self, opening: Opening, process: u32) -> Result<Opened, Error> {
+        let store = &*self.store;
+        let manifest = match opening.base {
+            None => None,
+            Some(number) => match chain::read(store, number)? {
+                Link::Manifest(manifest) if manifest.job == opening.job => Some(manifest),
+                other => {
+                    let file = store.describe(&chain::name(number));
+                    let (found, job) = (other.job().to_owned(), opening.job.clone());
+                    return Err(match other {
+                        Link::Manifest(_) => Error::OtherJob { file, found, job },
+                        Link::Claim(_) => Error::damaged(file, 0, "it is no manifest"),
+                    });
+                }
+            },
+        };
+        Ok(Opened { checkpoints: self.clone(), process, opening, manifest, leader: None })
+    }
+}
+
+/// All segments that are there, with their lengths.
+fn bounds(store: &dyn CheckpointStore) -> Result<Vec<Bound>, Error> {
+    let logs = store.list("log").map_err(|error| Error::Io { action: "list", file: store.describe("log"), error })?;
+    let bound = |(name, length): (String, u64)| {
+        let (generation, process, segment) = segment::parse(&name)?;
+        Some(Bound { generation, process, segment, length })
+    };
+    Ok(logs.into_iter().filter_map(bound).collect())
+}
+
+/// What process 0 tells the others of its claim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    job: String,
+    generation: u64,
+    /// The claim.
+    link: u64,
+    /// The checkpoint.
+    base: Option<u64>,
+}
+
+impl Opening {
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_allocvec(self).expect("numbers and text can always be encoded")
+    }
+
+    /// Out of bytes.
+    ///
+    /// # Errors
+    /// They are something else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        postcard::from_bytes(bytes)
+            .map_err(|error| Error::damaged("what process 0 told of the checkpoints", 0, error.to_string()))
+    }
+}
+
+/// A generation that has begun.
+#[derive(Debug)]
+pub struct Opened {
+    checkpoints: Checkpoints,
+    process: u32,
+    opening: Opening,
+    manifest: Option<Manifest>,
+    leader: Option<Leader>,
+}
+
+/// What process 0 has beyond the others.
+#[derive(Debug)]
+struct Leader {
+    chain: Chain,
+    kept: Kept,
+    lock: Option<Arc<StoreLock>>,
+}
+
+impl Opened {
+    /// What the other processes have to be told.
+    pub fn opening(&self) -> &Opening {
+        &self.opening
+    }
+
+    /// The number of this start.
+    pub fn generation(&self) -> u64 {
+        self.opening.generation
+    }
+
+    /// The checkpoint from which the job goes on; nothing if it begins.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
+    }
+
+    /// The first epoch that is not in the checkpoint; `None` if the job is complete.
+    pub fn frontier(&self) -> Option<u64> {
+        self.manifest.as_ref().map_or(Some(0), |manifest| manifest.frontier)
+    }
+
+    /// Where the program goes on: what is in the checkpoint, and what is new in the program. It gives components their
+    /// numbers and sources their positions, and it is the same in all processes.
+    ///
+    /// # Errors
+    /// The program does not fit the checkpoint.
+    pub fn resume(&self, program: &Shape) -> Result<Manifest, Error> {
+        let stored = match &self.manifest {
+            Some(manifest) => manifest.clone(),
+            None => Manifest::empty(&self.opening.job, program.groups),
+        };
+        let differences = stored.differences(program);
+        if differences.is_empty() {
+            Ok(stored.resumed(self.generation(), program))
+        } else {
+            Err(Error::Differs(differences))
+        }
+    }
+
+    /// Hands out the facts of a component whose groups are in `groups`, with their epochs, earlier before later. Of those
+    /// out of a snapshot the epoch is the last one that the snapshot covers.
+    ///
+    /// # Errors
+    /// The checkpoint is damaged or cannot be read; some facts may have been handed out by then.
+    pub fn facts(
+        &self,
+        component: u32,
+        groups: Range<u32>,
+        each: &mut dyn FnMut(u64, FactRef<'_>),
+    ) -> Result<(), Error> {
+        let Some(manifest) = &self.manifest else {
+            return Ok(());
+        };
+        restore::facts(&*self.checkpoints.store, manifest, component, groups, each)
+    }
+
+    /// This process's log of the generation.
+    ///
+    /// # Errors
+    /// Its thread cannot be started.
+    pub fn log(&self, control: Control) -> Result<Log, Error> {
+        let (store, options) = (Arc::clone(&self.checkpoints.store), self.checkpoints.options.log);
+        Log::open(store, &self.opening.job, self.generation(), self.process, options, control)
+    }
+
+    /// The committer, which goes on from what [`Opened::resume`] gave. Of process 0, once; nothing in any other.
+    ///
+    /// # Errors
+    /// Its thread cannot be started.
+    pub fn committer(
+        &mut self,
+        start: Manifest,
+        publish: Publish,
+        told: Told,
+        control: Control,
+    ) -> Result<Option<Committer>, Error> {
+        let Some(Leader { chain, kept, lock }) = self.leader.take() else {
+            return Ok(None);
+        };
+        let parts = Parts { chain, start, resumed: self.manifest.is_some(), kept, lock };
+        Committer::start(parts, publish, told, control).map(Some)
+    }
+}

@@ -1,0 +1,309 @@
+//! A small job over the whole of the checkpoints, for tests: one agent, one source, one sink, two processes.
+//!
+//! Epoch e writes what [`inputs`] says, so the state as of any frontier is known without having been run.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::manifest::tests::shape;
+use super::record::tests::block;
+use super::*;
+use crate::cluster::Control;
+
+/// Keys of groups 0 to 3 and their values.
+pub(crate) type State = BTreeMap<(u32, String), String>;
+
+/// What an epoch writes in a generation: each key changes in some epochs and is retired in others.
+pub(crate) fn inputs(epoch: u64) -> Vec<(u32, String, Option<String>)> {
+    let keys = (0..4u32).flat_map(|group| (0..3).map(move |n| (group, format!("key {group}.{n}"))));
+    let changes = keys.enumerate().filter_map(|(n, (group, key))| match (epoch + n as u64) % 5 {
+        0 => Some((group, key, None)),
+        1 | 3 => Some((group, key, Some(format!("{epoch}")))),
+        _ => None,
+    });
+    changes.collect()
+}
+
+/// The state of which all epochs below the frontier are a part.
+pub(crate) fn expected(frontier: u64) -> State {
+    let mut state = State::new();
+    for (group, key, value) in (0..frontier).flat_map(inputs) {
+        match value {
+            Some(value) => state.insert((group, key), value),
+            None => state.remove(&(group, key)),
+        };
+    }
+    state
+}
+
+/// What a checkpoint holds for some groups.
+pub(crate) fn loaded(opened: &Opened, groups: std::ops::Range<u32>) -> Result<State, Error> {
+    let mut state = State::new();
+    opened.facts(0, groups, &mut |_, fact| {
+        let key = (fact.group, String::from_utf8(fact.key.to_vec()).unwrap());
+        match fact.value {
+            Some(value) => state.insert(key, String::from_utf8(value.to_vec()).unwrap()),
+            None => state.remove(&key),
+        };
+    })?;
+    Ok(state)
+}
+
+pub(crate) struct Run {
+    pub control: Control,
+    pub published: Receiver<Publication>,
+    pub next: u64,
+    logs: [Log; 2],
+    committer: Committer,
+    told: Receiver<Option<u64>>,
+    generation: u64,
+}
+
+impl Run {
+    /// Starts a generation; checks that what it finds is the state of some frontier.
+    pub(crate) fn start(checkpoints: &Checkpoints) -> Result<Self, Error> {
+        let mut first = checkpoints.claim("job")?;
+        let opening = Opening::decode(&first.opening().encode())?;
+        let second = checkpoints.join(opening, 1)?;
+        let next = first.frontier().expect("the job never completes");
+        assert_eq!(loaded(&first, 0..4)?, expected(next), "the state at {next}");
+        let manifest = first.resume(&shape())?;
+        assert_eq!(second.resume(&shape())?, manifest);
+        let position = if next == 0 { SourcePosition::Start } else { SourcePosition::At(next.to_le_bytes().to_vec()) };
+        assert_eq!(manifest.sources["rows"], position);
+        let control = Control::detached();
+        let logs = [first.log(control.clone())?, second.log(control.clone())?];
+        let (publish, published): (Sender<Publication>, _) = channel();
+        let (tell, told) = channel();
+        let generation = first.generation();
+        let committer = first.committer(
+            manifest,
+            Box::new(move |publication| {
+                // A test that does not look at them is fine.
+                let _ = publish.send(publication.clone());
+                Ok(())
+            }),
+            Box::new(move |frontier| {
+                let _ = tell.send(frontier);
+            }),
+            control.clone(),
+        )?;
+        let run = Run { control, published, next, logs, committer: committer.unwrap(), told, generation };
+        if first.manifest().is_some() {
+            // Told of what is resumed, unless that fails.
+            let _ = run.told.recv();
+        }
+        Ok(run)
+    }
+
+    /// Writes facts and waits until they are durable; whether they are.
+    pub(crate) fn write(&self, epoch: u64, facts: &[(u32, String, Option<String>)]) -> bool {
+        // As with workers: the first process has the lower groups.
+        let waiting = [0..2, 2..4].into_iter().zip(&self.logs).map(|(groups, log)| {
+            let facts: Vec<_> = facts
+                .iter()
+                .filter(|(group, ..)| groups.contains(group))
+                .map(|(group, key, value)| (*group, key.as_str(), value.as_deref()))
+                .collect();
+            let block = block(epoch, &facts);
+            let digests = digest(0, epoch, &block.bytes).unwrap();
+            let committer = self.committer.clone();
+            let (tell, told) = channel();
+            let done = Box::new(move |position| {
+                committer.ack(epoch, Ack::Facts { component: 0, position, digests });
+                let _ = tell.send(());
+            });
+            log.append(Record::Facts { component: 0, block }, done);
+            told
+        });
+        waiting.collect::<Vec<_>>().into_iter().all(|told| told.recv().is_ok())
+    }
+
+    /// Does the next epoch; whether it was committed.
+    pub(crate) fn epoch(&mut self) -> bool {
+        let epoch = self.next;
+        let ended = epoch + 1;
+        let publication = Publication::Rename { from: format!("staged {epoch}"), to: format!("{epoch}") };
+        if !self.write(epoch, &inputs(epoch)) {
+            return false;
+        }
+        self.committer.ack(epoch, Ack::Staged { sink: "report".into(), epoch, publication });
+        let position = Some(ended.to_le_bytes().to_vec());
+        self.committer.ack(epoch, Ack::Source { source: "rows".into(), epoch: ended, position });
+        self.committer.advance(Some(ended));
+        self.next = ended;
+        self.told.recv().is_ok_and(|told| told == Some(ended))
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Ends as a killed process does, except that its threads have to be over.
+    pub(crate) fn stop(self) {
+        drop((self.logs, self.committer));
+        // The thread of the committer is over when it lets go of this.
+        while self.told.recv().is_ok() {}
+    }
+}
+
+pub(crate) fn checkpoints(store: &MemoryStore) -> Checkpoints {
+    Checkpoints::new(Arc::new(store.clone())).segment_bytes(1500)
+}
+
+mod tests {
+    use super::super::failpoint::Scope;
+    use super::*;
+
+    /// A store with some history.
+    fn history(epochs: u64) -> MemoryStore {
+        let store = MemoryStore::new();
+        let mut run = Run::start(&checkpoints(&store)).unwrap();
+        assert!((0..epochs).all(|_| run.epoch()));
+        run.stop();
+        store
+    }
+
+    #[test]
+    fn a_restart_goes_on_after_the_last_commit() {
+        let store = MemoryStore::new();
+        for generation in 1..6 {
+            let mut run = Run::start(&checkpoints(&store)).unwrap();
+            assert_eq!((run.generation(), run.next), (generation, (generation - 1) * 7));
+            assert!((0..7).all(|_| run.epoch()));
+            // Facts that are durable and not committed.
+            assert!(run.write(run.next, &[(0, "key 0.0".into(), Some("lost".into()))]));
+            run.stop();
+            store.crash();
+        }
+    }
+
+    #[test]
+    fn publications_are_done_once_in_order_and_the_last_ones_again_after_a_restart() {
+        let store = history(0);
+        let mut run = Run::start(&checkpoints(&store)).unwrap();
+        assert!((0..3).all(|_| run.epoch()));
+        let published: Vec<_> = run.published.try_iter().collect();
+        run.stop();
+        let again: Vec<_> = Run::start(&checkpoints(&store)).unwrap().published.try_iter().collect();
+        let publication = |n| Publication::Rename { from: format!("staged {n}"), to: format!("{n}") };
+        assert_eq!(published, [publication(0), publication(1), publication(2)]);
+        assert_eq!(again, [publication(2)]);
+    }
+
+    #[test]
+    fn disjoint_ranges_of_groups_together_give_all() {
+        let store = history(9);
+        let opened = checkpoints(&store).claim("job").unwrap();
+        let mut together = loaded(&opened, 0..1).unwrap();
+        assert!(together.keys().all(|(group, _)| *group == 0));
+        together.extend(loaded(&opened, 1..3).unwrap());
+        together.extend(loaded(&opened, 3..4).unwrap());
+        assert_eq!(together, expected(9));
+    }
+
+    #[test]
+    fn an_old_generation_cannot_commit_and_its_late_facts_are_never_seen() {
+        let store = history(3);
+        let mut old = Run::start(&checkpoints(&store)).unwrap();
+        assert!(old.epoch());
+        let locked = Run::start(&checkpoints(&store)).err().unwrap().to_string();
+        assert_eq!(locked, "memory is in use by another run of the job; wait for its end, or take over if it is lost");
+        let mut new = Run::start(&checkpoints(&store).take_over(true)).unwrap();
+        assert_eq!((old.generation(), new.generation()), (2, 3));
+        assert!(old.write(old.next, &[(0, "key 0.0".into(), Some("late".into()))]));
+        assert!(!old.epoch());
+        assert_eq!(
+            old.control.failure().unwrap().message(),
+            "generation 2 of the job has been shut out by generation 3, which was started later; nothing of it counts \
+             any more"
+        );
+        assert!(new.epoch());
+        assert!(old.write(4, &[(0, "key 0.0".into(), Some("too late".into()))]));
+        new.stop();
+        old.stop();
+        for _ in 0..2 {
+            let mut run = Run::start(&checkpoints(&store)).unwrap();
+            assert!(run.epoch());
+            run.stop();
+        }
+        // And so it is when old links are removed and an old generation finds its place free.
+        let mut old = Run::start(&checkpoints(&store)).unwrap();
+        let mut new = Run::start(&checkpoints(&store).take_over(true)).unwrap();
+        assert!((0..30).all(|_| new.epoch()) && store.list("chain").unwrap().len() < 20);
+        assert!(!old.epoch());
+        assert!(old.control.failure().unwrap().message().contains("shut out"));
+        assert!(new.epoch());
+    }
+
+    #[test]
+    fn a_failure_at_any_point_leaves_the_last_checkpoint() {
+        for point in failpoint::points() {
+            for time in [0, 1, 2, 5, 20, 47] {
+                let store = MemoryStore::new();
+                let chain = if time == 0 { "1*fail->off".to_owned() } else { format!("{time}*off->1*fail->off") };
+                let entered = Scope::new(&format!("{point}={chain}")).unwrap().enter();
+                let mut committed = 0;
+                if let Ok(mut run) = Run::start(&checkpoints(&store)) {
+                    for _ in 0..12 {
+                        if !run.epoch() {
+                            assert!(run.control.failure().is_some(), "{point} after {time}");
+                            break;
+                        }
+                        committed = run.next;
+                    }
+                    run.stop();
+                }
+                drop(entered);
+                store.crash_torn(|_, unsynced| unsynced / 2);
+                let mut run = Run::start(&checkpoints(&store)).unwrap_or_else(|e| panic!("{point} after {time}: {e}"));
+                assert!(
+                    (committed..=committed + 1).contains(&run.next),
+                    "{point} after {time}: {} {committed}",
+                    run.next
+                );
+                assert!((0..3).all(|_| run.epoch()));
+                run.stop();
+            }
+        }
+    }
+
+    #[test]
+    fn damage_anywhere_is_refused_with_its_place_or_fallen_back_from() {
+        let whole = history(6);
+        let files: Vec<_> = ["chain", "log"].iter().flat_map(|folder| whole.list(folder).unwrap()).collect();
+        let (mut refused, mut fallen) = (0, 0);
+        for (name, length) in &files {
+            for at in 0..*length as usize {
+                for cut in [false, true] {
+                    let store = whole.duplicate();
+                    store.tamper(name, |bytes| if cut { bytes.truncate(at) } else { bytes[at] ^= 0x20 });
+                    match Run::start(&checkpoints(&store)) {
+                        // What is damaged is no longer of use to anybody.
+                        Ok(run) => assert_eq!(run.next, 6, "{name} at {at}"),
+                        Err(error) => {
+                            refused += 1;
+                            let text = error.to_string();
+                            assert!(text.contains(name.as_str()) && text.contains("offset"), "{text}");
+                        }
+                    }
+                    if let Ok(run) = Run::start(&checkpoints(&store).take_over(true).fall_back(true)) {
+                        fallen += usize::from(run.next < 6);
+                    }
+                }
+            }
+        }
+        assert!(refused > 1000 && fallen > 100, "{refused} {fallen}");
+    }
+
+    #[test]
+    fn checkpoints_of_another_job_are_refused() {
+        let error = checkpoints(&history(1)).claim("other").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "chain/00000000000000000001 holds checkpoints of the job `job`, and this is `other`; give each job a \
+             directory of its own"
+        );
+    }
+}
