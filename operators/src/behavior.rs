@@ -272,39 +272,49 @@ pub trait Behavior: 'static {
     /// `run` in progress has written is left out.
     fn facts(&mut self, key: KeyId, run: Option<&Self::Run>, facts: &mut KeyWriter);
 
-    /// Whether the close of an epoch moves unfinished runs to the next one (rule S5).
-    fn carries(&self) -> bool;
+    /// Whether the close of an epoch moves unfinished runs to the next one (rule S5). What follows is then needed.
+    fn carries(&self) -> bool {
+        false
+    }
 
     /// What it takes to begin a run again that is in progress: its beginning, encoded.
-    fn beginning(&self, run: &Self::Run) -> Vec<u8>;
+    fn beginning(&self, run: &Self::Run) -> Vec<u8> {
+        let _ = run;
+        Vec::new()
+    }
 
     /// Hands over the journal of a run in progress since this was last asked, entry by entry.
-    fn journal(&mut self, run: &mut Self::Run, each: &mut dyn FnMut(&[u8]));
+    fn journal(&mut self, run: &mut Self::Run, each: &mut dyn FnMut(&[u8])) {
+        let _ = (run, each);
+    }
 
     /// Puts a run back that was in progress, from what [`Behavior::beginning`] and [`Behavior::journal`] gave. When it is
     /// resumed it goes through its journal and on from there.
     ///
     /// # Errors
     /// Why it cannot be.
-    fn restore_run(&mut self, head: &RunHead, beginning: &[u8], journal: Vec<Vec<u8>>) -> Result<Self::Run, String>;
+    fn restore_run(&mut self, head: &RunHead, beginning: &[u8], journal: Vec<Vec<u8>>) -> Result<Self::Run, String> {
+        let _ = (head, beginning, journal);
+        Err("runs of this kind do not outlive their epoch".to_owned())
+    }
 
     /// An input, encoded.
     ///
     /// # Errors
     /// It cannot be.
-    fn encode_input(input: &Self::Input) -> Result<Vec<u8>, String>;
+    fn encode_input(input: &Self::Input) -> Result<Vec<u8>, String> {
+        let _ = input;
+        Err("inputs of this kind do not outlive their epoch".to_owned())
+    }
 
     /// An input that was encoded.
     ///
     /// # Errors
     /// The bytes are none.
-    fn decode_input(bytes: &[u8]) -> Result<Self::Input, String>;
-
-    /// Puts back a fact of `key`'s memory, before the key's first run; of several about one thing the last counts.
-    ///
-    /// # Errors
-    /// Why it cannot be: the behavior has no such place, or it holds another type.
-    fn restore(&mut self, key: KeyId, what: &What, value: Option<&[u8]>) -> Result<(), String>;
+    fn decode_input(bytes: &[u8]) -> Result<Self::Input, String> {
+        let _ = bytes;
+        Err("inputs of this kind do not outlive their epoch".to_owned())
+    }
 
     /// How a key's inputs of one epoch are sorted, if they are; then they start when the epoch closes.
     fn sequence(&self) -> Option<Sequence<Self>>

@@ -97,7 +97,7 @@ impl Behavior for Forward {
         false
     }
     fn advance(&mut self, _: Option<u64>) {}
-    fn facts(&mut self, _: KeyId, _: &mut KeyWriter) {}
+    fn facts(&mut self, _: KeyId, _: Option<&Self::Run>, _: &mut KeyWriter) {}
 
     fn restore(&mut self, _: KeyId, _: &What, _: Option<&[u8]>) -> Result<(), String> {
         Ok(())
