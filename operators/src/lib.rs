@@ -9,6 +9,7 @@ pub mod clock;
 pub mod cluster;
 pub mod completion;
 pub mod driver;
+pub mod durable_input;
 pub mod fact;
 pub mod flow;
 pub mod group;
