@@ -7,3 +7,4 @@ mod flow;
 mod sink;
 mod source;
 mod source_acks;
+mod stage;
