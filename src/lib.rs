@@ -35,8 +35,8 @@ pub use crate::ctx::{Ctx, Paths};
 pub use crate::error::{CallError, Error, NotifyError};
 pub use crate::event::{AnyEvent, DynamicEvent, Event, Notification, names};
 pub use crate::job::{
-    Arguments, Csv, CsvFile, CsvReader, CsvRows, IntoReader, Job, JsonLines, Output, Plans, Program, Records, Sink,
-    SinkStream, Wrong, execute, execute_from_args, run,
+    Arguments, Csv, CsvFile, CsvReader, CsvRows, IntoReader, Job, JsonLines, JsonLinesFile, JsonLinesReader,
+    JsonLinesRows, Output, Plans, Program, Records, Sink, SinkStream, Wrong, execute, execute_from_args, run,
 };
 pub use crate::memory::{PathError, Remembered, Slot};
 pub use crate::operator::{AgentMemory, AgentStream, AgentStreams, KeyedStream, agent_with_facts};
@@ -46,7 +46,7 @@ pub use crate::side::Tag;
 pub use crate::stats::{ActionStats, AgentStats};
 pub use crate::tagged::{DeadLetter, EventRecord, SentEvent};
 
-pub use timely_agents_operators::{clock, cluster, flow, limits, sink, source};
+pub use timely_agents_operators::{clock, cluster, durable_input, flow, limits, sink, source};
 
 /// What programs with agents use.
 pub mod prelude {

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod commit;
 pub mod completion;
 pub mod driver;
+pub mod durable_input;
 pub mod fact;
 pub mod flow;
 pub mod group;

@@ -22,19 +22,23 @@ mod csv;
 mod execute;
 mod json_lines;
 mod output;
+mod place;
 mod plans;
 mod program;
 mod records;
+mod wrong;
 
 use std::fmt::{self, Debug, Formatter};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use timely::dataflow::operators::Concatenate;
 use timely::dataflow::{Scope, StreamVec};
 use timely::worker::Worker;
 use timely_agents_operators::clock::Clock;
 use timely_agents_operators::cluster::{Control, Failure};
+use timely_agents_operators::durable_input::{DurableInput, DurableReader};
 use timely_agents_operators::flow::Flow;
 use timely_agents_operators::group::KeyGroups;
 use timely_agents_operators::sink::FileSink;
@@ -42,13 +46,14 @@ use timely_agents_operators::source::{Reader, SourceOptions, source};
 use timely_agents_operators::stop::Stop;
 use timely_agents_operators::time::EpochTime;
 
-pub use self::csv::{Csv, CsvFile, CsvReader, CsvRows, Wrong};
+pub use self::csv::{Csv, CsvFile, CsvReader, CsvRows};
 pub use self::execute::{execute, execute_from_args, run};
-pub use self::json_lines::JsonLines;
+pub use self::json_lines::{JsonLines, JsonLinesFile, JsonLinesReader, JsonLinesRows};
 pub use self::output::{Output, Sink, SinkStream};
 pub use self::plans::Plans;
 pub use self::program::{Arguments, Program};
 pub use self::records::Records;
+pub use self::wrong::Wrong;
 
 use self::output::Outputs;
 use crate::environment::Environment;
@@ -70,6 +75,14 @@ impl<R: Reader, F: FnOnce() -> Result<R, Failure>> IntoReader for F {
 
     fn into_reader(self) -> Result<R, Failure> {
         self()
+    }
+}
+
+impl<I: Send + 'static> IntoReader for DurableInput<I> {
+    type Reader = DurableReader<I>;
+
+    fn into_reader(self) -> Result<Self::Reader, Failure> {
+        self.reader()
     }
 }
 
@@ -157,10 +170,35 @@ impl Job {
         reader: S,
     ) -> Result<StreamVec<'scope, T, <S::Reader as Reader>::Item>, Failure> {
         let reader = if self.index == 0 { Some(reader.into_reader()?) } else { None };
+        Ok(source(scope, reader, self.source_options(name)))
+    }
+
+    /// Several sources, such as the files of a directory, each read by one worker: the `i`-th by worker `i % peers`,
+    /// under the name `name/i`. Every process must name all of them in one order, and hold those of its workers.
+    ///
+    /// Each has epochs of its own; an epoch of the stream is over when it is over in all of them.
+    ///
+    /// # Errors
+    /// On the worker that reads it, when one of them cannot be opened.
+    pub fn sources<'scope, T: EpochTime, S: IntoReader>(
+        &self,
+        scope: Scope<'scope, T>,
+        name: &str,
+        readers: impl IntoIterator<Item = S>,
+    ) -> Result<StreamVec<'scope, T, <S::Reader as Reader>::Item>, Failure> {
+        let mut streams = Vec::new();
+        for (i, reader) in readers.into_iter().enumerate() {
+            let reader = if i % self.peers == self.index { Some(reader.into_reader()?) } else { None };
+            streams.push(source(scope, reader, self.source_options(&format!("{name}/{i}"))));
+        }
+        Ok(scope.concatenate(streams))
+    }
+
+    fn source_options(&self, name: &str) -> SourceOptions {
         let mut options = SourceOptions::new(name, self.control.clone());
         options.flow = Some(self.flow.clone());
         options.read = Some(Arc::clone(&self.read));
-        Ok(source(scope, reader, options))
+        options
     }
 
     /// The writer of an output, one for all workers of this process; the first that asks opens it.

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use timely::dataflow::operators::vec::Map;
 use timely_agents::cluster::{ClusterConfig, Failure, FailureKind};
 use timely_agents::prelude::*;
 use timely_agents::{Arguments, Plan, Program, execute, execute_from_args};
@@ -118,4 +119,44 @@ fn a_program_may_take_the_name_report() {
     assert_eq!(arguments.value("report").as_deref(), Some("a.csv"));
     assert!(arguments.config().report);
     assert!(program.help().contains("--report FILE"));
+}
+
+#[test]
+fn several_files_are_shared_out_over_the_workers() {
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("out.json");
+    let files: Vec<_> = (0..5).map(|i| place.path().join(format!("{i}.json"))).collect();
+    for (i, file) in files.iter().enumerate() {
+        fs::write(file, format!("{{\"n\":{i}}}\n{{\"n\":{}}}\n", i + 10)).expect("a file");
+    }
+    let out = path.clone();
+    execute(&ClusterConfig::single(2), move |worker, job| {
+        worker.dataflow::<u64, _, _>(|scope| {
+            let readers = files.iter().map(|file| JsonLines::read(file).epoch(|row: &Row| row.n));
+            let rows = job.sources(scope, "files", readers)?;
+            rows.map(|row| row.n).sink(job, "rows", JsonLines::file(&out))?;
+            Ok(())
+        })
+    })
+    .expect("no failure");
+    let text = fs::read_to_string(path).expect("the output");
+    let mut numbers: Vec<u64> = text.lines().map(|line| line.parse().expect("a number")).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..5).chain(10..15).collect::<Vec<u64>>());
+}
+
+#[test]
+fn records_go_on_at_their_place() {
+    use timely_agents::source::Reader;
+
+    let rows = [(1, 'a'), (1, 'b'), (2, 'c')];
+    let mut first = Records::from(rows);
+    first.next().expect("a record");
+    first.next().expect("a record");
+    let position = first.position().expect("a position");
+    let mut again = Records::from(rows);
+    again.seek(&position).expect("it is there");
+    assert_eq!(again.next(), Ok(Some((1, 'b'))));
+    assert!(Records::from([(0, 'x')]).seek(&7_u64.to_le_bytes()).is_err());
+    assert!(Records::from(rows).seek(&[1]).is_err());
 }

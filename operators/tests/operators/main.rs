@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 mod cluster;
+mod durable_input;
 mod flow;
 mod sink;
 mod source;
+mod source_acks;
+mod stage;

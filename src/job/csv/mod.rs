@@ -17,13 +17,19 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use csv::StringRecord;
 use serde::de::DeserializeOwned;
 use timely_agents_operators::cluster::Failure;
-use timely_agents_operators::source::Reader;
+use timely_agents_operators::source::{Next, Reader};
 
 use super::IntoReader;
+use super::place::Place;
+use super::wrong::Wrong;
+
+/// How often the end of a file that may grow is looked at.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// Stands behind the end of a file; no text has it.
 const END: &str = "\u{0}end of file\u{0}\n";
@@ -34,25 +40,7 @@ pub struct CsvFile {
     path: PathBuf,
     none: String,
     progress: Option<Arc<AtomicU64>>,
-}
-
-/// What is wrong with a row that could be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
-    column: Option<&'static str>,
-    why: String,
-}
-
-impl Wrong {
-    /// The field of `column` is wrong; the error shows it.
-    pub fn field(column: &'static str, why: impl Into<String>) -> Self {
-        Wrong { column: Some(column), why: why.into() }
-    }
-
-    /// The row as a whole is wrong.
-    pub fn row(why: impl Into<String>) -> Self {
-        Wrong { column: None, why: why.into() }
-    }
+    follow: bool,
 }
 
 /// Makes a CSV source of a file.
@@ -62,7 +50,7 @@ pub struct Csv;
 impl Csv {
     /// The file at `path`. Say next how a row gets its epoch, by [`CsvFile::epoch`] or [`CsvFile::rows`].
     pub fn file(path: impl Into<PathBuf>) -> CsvFile {
-        CsvFile { path: path.into(), none: String::new(), progress: None }
+        CsvFile { path: path.into(), none: String::new(), progress: None, follow: false }
     }
 }
 
@@ -77,6 +65,13 @@ impl CsvFile {
     /// Counts the bytes that have been read, for progress bars.
     pub fn progress(mut self, bytes: Arc<AtomicU64>) -> Self {
         self.progress = Some(bytes);
+        self
+    }
+
+    /// The file may grow while it is read: its end is not the source's, and a last line without its end waits for it.
+    /// The line of names must be there.
+    pub fn follow(mut self) -> Self {
+        self.follow = true;
         self
     }
 
@@ -109,7 +104,21 @@ pub struct CsvRows<R, F> {
     row: PhantomData<fn() -> R>,
 }
 
-type Marked = Chain<File, Cursor<&'static [u8]>>;
+type Marked = Chain<Counted, Cursor<&'static [u8]>>;
+
+/// A file that knows how much of it has been read.
+struct Counted {
+    file: File,
+    end: u64,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read(buffer)?;
+        self.end += length as u64;
+        Ok(length)
+    }
+}
 
 impl<R, I, F> IntoReader for CsvRows<R, F>
 where
@@ -120,9 +129,7 @@ where
     type Reader = CsvReader<R, F>;
 
     fn into_reader(self) -> Result<Self::Reader, Failure> {
-        let file = File::open(&self.file.path)
-            .map_err(|error| Failure::data(format!("cannot open {}: {error}", self.file.path.display())))?;
-        CsvReader::new(file, self.file, self.f)
+        CsvReader::new(self.file, self.f)
     }
 }
 
@@ -131,7 +138,14 @@ pub struct CsvReader<R, F> {
     path: PathBuf,
     none: String,
     progress: Option<Arc<AtomicU64>>,
+    follow: bool,
     rows: csv::Reader<Marked>,
+    /// Where `rows` began to read.
+    base: Place,
+    /// Where the current row begins, or empty lines before it.
+    start: Place,
+    /// The end of the file, when there was nothing whole left up to it.
+    waiting_at: Option<u64>,
     record: StringRecord,
     /// How many columns the header has.
     width: usize,
@@ -144,17 +158,17 @@ pub struct CsvReader<R, F> {
 }
 
 impl<R: DeserializeOwned + 'static, F> CsvReader<R, F> {
-    fn new(source: File, file: CsvFile, f: F) -> Result<Self, Failure> {
-        let CsvFile { path, none, progress } = file;
-        let rows = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .from_reader(source.chain(Cursor::new(END.as_bytes())));
+    fn new(file: CsvFile, f: F) -> Result<Self, Failure> {
+        let CsvFile { path, none, progress, follow } = file;
         let mut reader = CsvReader {
+            rows: rows_from(&path, Place::START)?,
             path,
             none,
             progress,
-            rows,
+            follow: false,
+            base: Place::START,
+            start: Place::START,
+            waiting_at: None,
             record: StringRecord::new(),
             width: 0,
             names: Vec::new(),
@@ -163,11 +177,42 @@ impl<R: DeserializeOwned + 'static, F> CsvReader<R, F> {
             f,
             row: PhantomData,
         };
+        // The header must be whole, even in a file that grows.
         if !reader.advance()? {
             return Err(reader.failure("it is empty; its first line must name the columns"));
         }
         reader.read_header()?;
+        reader.start = reader.here();
+        reader.follow = follow;
         Ok(reader)
+    }
+
+    /// Where the next read begins.
+    fn here(&self) -> Place {
+        let position = self.rows.position();
+        Place { byte: self.base.byte + position.byte(), line: self.base.line + position.line() - 1 }
+    }
+
+    /// Goes on at `place`.
+    fn move_to(&mut self, place: Place) -> Result<(), Failure> {
+        self.rows = rows_from(&self.path, place)?;
+        self.base = place;
+        self.start = place;
+        self.waiting_at = None;
+        Ok(())
+    }
+
+    /// Whether all has been read that is there now; a file that grew is read on.
+    fn is_waiting(&mut self) -> Result<bool, Failure> {
+        let Some(end) = self.waiting_at else {
+            return Ok(false);
+        };
+        let length = std::fs::metadata(&self.path).map_err(|error| self.failure(&error.to_string()))?.len();
+        if length == end {
+            return Ok(true);
+        }
+        self.move_to(self.start)?;
+        Ok(false)
     }
 
     /// Finds the columns that `R` needs.
@@ -202,37 +247,36 @@ impl<R: DeserializeOwned + 'static, F> CsvReader<R, F> {
 
     /// Reads the next line; false at the end of the file.
     fn advance(&mut self) -> Result<bool, Failure> {
-        let more = self.rows.read_record(&mut self.record).map_err(|error| match error.kind() {
-            csv::ErrorKind::Utf8 { pos, .. } => {
-                let line = pos.as_ref().map_or(0, csv::Position::line);
-                self.failure(&format!("line {line}: it is not in UTF-8"))
-            }
-            _ => self.failure(&error.to_string()),
-        })?;
+        self.start = self.here();
+        let read = self.rows.read_record(&mut self.record);
         if let Some(progress) = &self.progress {
-            progress.store(self.rows.position().byte(), Ordering::Relaxed);
+            progress.store(self.here().byte, Ordering::Relaxed);
         }
         let end = END.trim_end();
-        if more && self.record.len() == 1 && self.record.get(0) == Some(end) {
+        let alone = |record: &StringRecord| record.len() == 1 && record.get(0) == Some(end);
+        let file_end = self.rows.get_ref().get_ref().0.end;
+        if self.follow && self.here().byte > file_end {
+            // The mark was read, alone or as part of a line that is not whole yet.
+            self.waiting_at = Some(file_end);
+            return Ok(false);
+        }
+        let more = read.map_err(|error| match error.kind() {
+            csv::ErrorKind::Utf8 { .. } => self.wrong("it is not in UTF-8"),
+            _ => self.failure(&error.to_string()),
+        })?;
+        if more && alone(&self.record) {
             return Ok(false);
         }
         if !more || self.record.iter().next_back().is_some_and(|field| field.contains(end)) {
-            let why = format!(
-                "line {}: the last line is truncated: it has no line end, or its quotes are not closed",
-                self.line()
-            );
-            return Err(self.failure(&why));
+            return Err(self.wrong("the last line is truncated: it has no line end, or its quotes are not closed"));
         }
         Ok(true)
     }
 
     /// The line on which the current row begins.
     fn line(&self) -> u64 {
-        let Some(position) = self.record.position() else {
-            return 0;
-        };
-        // The position is where the line before ended; empty lines are passed over between.
-        position.line() + blank_lines(&self.path, position.byte()).unwrap_or(0)
+        // Empty lines are passed over before it.
+        self.start.line + blank_lines(&self.path, self.start.byte).unwrap_or(0)
     }
 
     fn failure(&self, why: &str) -> Failure {
@@ -258,6 +302,9 @@ where
     type Item = I;
 
     fn next(&mut self) -> Result<Option<(u64, I)>, Failure> {
+        if self.is_waiting()? {
+            return Ok(None);
+        }
         while self.advance()? {
             if self.record.len() != self.width {
                 return Err(self.wrong(&format!("it has {} fields, the header has {}", self.record.len(), self.width)));
@@ -283,6 +330,36 @@ where
         }
         Ok(None)
     }
+
+    fn poll(&mut self) -> Result<Next<I>, Failure> {
+        Ok(match self.next()? {
+            Some((epoch, item)) => Next::Record(epoch, item),
+            None if self.follow => Next::Idle(Some(LOOK)),
+            None => Next::End,
+        })
+    }
+
+    fn position(&self) -> Option<Vec<u8>> {
+        self.start.encode()
+    }
+
+    fn seek(&mut self, position: &[u8]) -> Result<(), Failure> {
+        self.move_to(Place::decode(position, &self.path.display().to_string())?)
+    }
+}
+
+/// The rows of the file from `place` on, with the mark behind them.
+fn rows_from(path: &Path, place: Place) -> Result<csv::Reader<Marked>, Failure> {
+    let name = path.display().to_string();
+    let opened = File::open(path).and_then(|mut file| {
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(place.byte))?;
+        Ok((file, length))
+    });
+    let (file, length) = opened.map_err(|error| Failure::data(format!("cannot open {name}: {error}")))?;
+    place.check(length, &name)?;
+    let file = Counted { file, end: place.byte };
+    Ok(csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file.chain(Cursor::new(END.as_bytes()))))
 }
 
 /// How many lines end in `path` from the byte `start` on before anything else comes.

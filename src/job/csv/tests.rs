@@ -78,3 +78,87 @@ fn lines_are_counted_as_an_editor_counts_them() {
         }
     }
 }
+
+fn reader(path: &Path, follow: bool) -> impl Reader<Item = Line> + use<> {
+    let file = Csv::file(path).none("NA");
+    let file = if follow { file.follow() } else { file };
+    file.epoch(|line: &Line| line.day).into_reader().unwrap()
+}
+
+fn names(reader: &mut impl Reader<Item = Line>) -> Result<Vec<String>, Failure> {
+    let mut names = Vec::new();
+    while let Some((_, line)) = reader.next()? {
+        names.push(line.name);
+    }
+    Ok(names)
+}
+
+#[test]
+fn every_position_goes_on_at_its_row() {
+    for end in ["\n", "\r\n"] {
+        let text = "day,name,delay\n\n1,a,1\n1,\"b\nb\",2\n\n\n2,c,3\n".replace('\n', end);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &text).unwrap();
+        let mut first = reader(file.path(), false);
+        let mut positions = vec![first.position().unwrap()];
+        while first.next().unwrap().is_some() {
+            positions.push(first.position().unwrap());
+        }
+        positions.push(first.position().unwrap());
+        let b = format!("b{end}b");
+        let all = ["a", &b, "c"];
+        for (position, from) in positions.iter().zip([0, 0, 1, 2, 3]) {
+            let mut again = reader(file.path(), false);
+            again.seek(position).unwrap();
+            assert_eq!(again.position().as_ref(), Some(position));
+            assert_eq!(names(&mut again).unwrap(), all[from..]);
+            // A wrong line that comes later has its number in the whole file.
+            std::fs::write(file.path(), format!("{text}3,d,soon{end}")).unwrap();
+            let mut again = reader(file.path(), false);
+            again.seek(position).unwrap();
+            let error = names(&mut again).unwrap_err();
+            assert!(error.message().contains("line 9: column delay"), "{error}");
+            std::fs::write(file.path(), &text).unwrap();
+        }
+    }
+}
+
+#[test]
+fn positions_that_are_not_of_this_file_are_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "day,name,delay\n1,a,1\n").unwrap();
+    let end = {
+        let mut reader = reader(file.path(), false);
+        names(&mut reader).unwrap();
+        reader.position().unwrap()
+    };
+    std::fs::write(file.path(), "day,name,delay\n").unwrap();
+    let cut = reader(file.path(), false).seek(&end).unwrap_err();
+    assert!(cut.message().contains("it has 15 bytes, but 21 of it have been read"), "{cut}");
+    let strange = reader(file.path(), false).seek(&[]).unwrap_err();
+    assert!(strange.message().contains("of another kind of source"), "{strange}");
+}
+
+#[test]
+fn a_file_that_grows_is_read_on_and_half_a_row_waits() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "day,name,delay\n").unwrap();
+    let mut reader = reader(file.path(), true);
+    let text = "1,a,2\n1,\"é\nc\",3\r\n\n2,d,NA\n";
+    let mut given = Vec::new();
+    for byte in text.as_bytes() {
+        let mut end = std::fs::OpenOptions::new().append(true).open(file.path()).unwrap();
+        io::Write::write_all(&mut end, &[*byte]).unwrap();
+        loop {
+            match reader.poll().unwrap() {
+                Next::Record(_, line) => given.push(line.name),
+                Next::Idle(Some(_)) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(given, ["a", "é\nc", "d"]);
+    std::fs::write(file.path(), "day").unwrap();
+    let error = reader.poll().unwrap_err();
+    assert!(error.message().contains("it was cut or replaced"), "{error}");
+}

@@ -1,8 +1,12 @@
-//! Records as JSON, one a line.
+//! Records as JSON, one a line: written by a sink, and read as a source (`read`).
+
+mod read;
 
 use std::path::PathBuf;
 
 use serde::Serialize;
+
+pub use self::read::{JsonLinesFile, JsonLinesReader, JsonLinesRows};
 
 use super::output::{Output, Sink};
 
@@ -20,6 +24,12 @@ impl JsonLines {
     /// a job of several processes needs it there.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         JsonLines(Output::File(path.into()))
+    }
+
+    /// The file at `path` as a source. Say next how a row gets its epoch, by [`JsonLinesFile::epoch`] or
+    /// [`JsonLinesFile::rows`].
+    pub fn read(path: impl Into<PathBuf>) -> JsonLinesFile {
+        JsonLinesFile::new(path.into())
     }
 
     /// To any output.

@@ -10,7 +10,7 @@
 //! - The first write that fails ends the job; nothing is written after it.
 //!
 //! Not here: bounds. What was handed over and is not written yet stays in memory. Nor files that become visible piece
-//! by piece with checkpoints.
+//! by piece with checkpoints (`stager`).
 
 use std::convert::Infallible;
 use std::fmt;
@@ -27,6 +27,8 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::progress::Timestamp;
 
+use super::encode::Encode;
+use super::reason;
 use crate::cluster::{Control, Failure};
 
 /// Bytes that a thread of its own gathers before it writes to a file.
@@ -45,7 +47,11 @@ impl fmt::Debug for FileSink {
 }
 
 enum Message {
-    Bytes(Vec<u8>),
+    /// What stands at the start, if nothing does yet, and what follows.
+    Bytes {
+        header: Vec<u8>,
+        bytes: Vec<u8>,
+    },
     Finish(Sender<Result<(), Failure>>),
 }
 
@@ -101,7 +107,12 @@ impl FileSink {
 
     /// Hands `bytes` over; returns at once. They are written as one piece. After [`FileSink::finish`] they are dropped.
     pub fn write(&self, bytes: Vec<u8>) {
-        let _ = self.to_writer.send(Message::Bytes(bytes));
+        self.write_below(Vec::new(), bytes);
+    }
+
+    /// The same, but with `header` in front if these are the first bytes of the output.
+    pub fn write_below(&self, header: Vec<u8>, bytes: Vec<u8>) {
+        let _ = self.to_writer.send(Message::Bytes { header, bytes });
     }
 
     /// Waits until all is written and durable, and puts a file in its place. To be called when the job has succeeded.
@@ -147,12 +158,15 @@ fn write_all(name: &str, mut output: Output, messages: &Receiver<Message>, contr
     let failed = |error: &io::Error| Failure::data(format!("cannot write {name}: {}", reason(error)));
     let mut outcome = Ok(());
     let mut finish = None;
+    let mut begun = false;
     for message in messages {
         match message {
-            Message::Bytes(bytes) => {
+            Message::Bytes { header, bytes } => {
                 if outcome.is_ok() {
                     let writer = output.writer();
-                    let mut written = writer.write_all(&bytes);
+                    let header = if begun { Vec::new() } else { header };
+                    begun = true;
+                    let mut written = writer.write_all(&header).and_then(|()| writer.write_all(&bytes));
                     if messages.is_empty() {
                         written = written.and_then(|()| writer.flush());
                     }
@@ -231,15 +245,6 @@ impl Part {
     }
 }
 
-/// An error of the system without the number at its end.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
-}
-
 /// Writes the records of `stream` as `encode` puts them, one piece an activation. `encode` ends its records itself,
 /// with a line feed for instance.
 ///
@@ -247,21 +252,24 @@ fn reason(error: &io::Error) -> String {
 pub fn write_lines<T: Timestamp, D: 'static>(
     stream: StreamVec<'_, T, D>,
     sink: FileSink,
-    mut encode: impl FnMut(&D, &mut Vec<u8>) -> Result<(), String> + 'static,
+    mut encode: impl Encode<D> + 'static,
     control: Control,
 ) -> StreamVec<'_, T, Infallible> {
     stream.unary::<CapacityContainerBuilder<Vec<Infallible>>, _, _, _>(Pipeline, "WriteLines", move |_, _| {
         // After a failure: the capability of what could not be written, for ever.
         let mut kept = None;
+        let mut begun = false;
         move |input, output| {
-            let mut bytes = Vec::new();
+            let (mut header, mut bytes) = (Vec::new(), Vec::new());
             input.for_each_time(|capability, batches| {
                 if kept.is_some() {
                     return;
                 }
                 for item in batches.flat_map(|batch| batch.drain(..)) {
                     let whole = bytes.len();
-                    if let Err(why) = encode(&item, &mut bytes) {
+                    let headed = if begun { Ok(()) } else { encode.header(&item, &mut header) };
+                    begun = true;
+                    if let Err(why) = headed.and_then(|()| encode.encode(&item, &mut bytes)) {
                         bytes.truncate(whole);
                         control.fail(Failure::data(format!("cannot encode a record for output: {why}")));
                         kept = Some(capability.retain(output.output_index()));
@@ -270,7 +278,7 @@ pub fn write_lines<T: Timestamp, D: 'static>(
                 }
             });
             if !bytes.is_empty() {
-                sink.write(bytes);
+                sink.write_below(header, bytes);
             }
         }
     })

@@ -1,0 +1,41 @@
+//! Records to files and standard output, without a worker ever waiting for them.
+//!
+//! ```text
+//! job without checkpoints:  write_lines ──▶ FileSink (a thread) ──▶ a file, at success
+//! job with checkpoints:     stage_lines ─┐
+//!                           stage_whole ─┴▶ Stager (a thread) ──▶ a staged file per epoch ──▶ publish, at the commit
+//!                                └──Ack::Staged, at its epoch──▶ the committer
+//! ```
+//!
+//! # Invariants
+//! - Nothing that is staged can be seen at its place before [`publish`], which happens once its epoch is committed.
+//! - All that happens to a file goes through one function, `step`, under a name: what a crash can fall between.
+//!
+//! Not here: who commits and calls [`publish`], and what the lines are.
+
+mod encode;
+mod file;
+mod naming;
+mod publish;
+mod stage;
+mod stager;
+mod staging;
+mod step;
+
+use std::io;
+
+pub use self::encode::Encode;
+pub use self::file::{FileSink, write_lines};
+pub use self::naming::Place;
+pub use self::publish::{publish, sweep};
+pub use self::stage::{stage_lines, stage_whole};
+pub use self::stager::{Stager, StagerOptions};
+
+/// An error of the system without the number at its end.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
