@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use timely_agents_operators::behavior::Failure;
 use timely_agents_operators::clock::Clock;
+use timely_agents_operators::cluster;
 use timely_agents_operators::driver::Load;
 use timely_agents_operators::group::KeyGroups;
 use timely_agents_operators::stop::Stop;
@@ -27,6 +28,8 @@ pub(crate) struct Environment {
     pub(crate) on_load: Option<Rc<dyn Fn(timely_agents_operators::limits::Limits) -> LoadListener>>,
     /// Gives agents up when the job has failed elsewhere.
     pub(crate) stop: Stop,
+    /// Told when a dataflow cannot be put together.
+    pub(crate) on_broken: Rc<dyn Fn(cluster::Failure)>,
     /// The job's checkpoints, if it has some.
     pub(crate) durable: Option<Rc<Durable>>,
 }
@@ -47,10 +50,19 @@ impl Environment {
                     std::process::exit(1);
                 }),
                 on_load: None,
+                on_broken: Rc::new(|failure| {
+                    eprintln!("error: {failure}");
+                    std::process::exit(i32::from(failure.exit_code()));
+                }),
                 stop: Stop::default(),
                 durable: None,
             })
         })
+    }
+
+    /// Ends the job for a reason that lies in how it was put together.
+    pub(crate) fn fail(&self, failure: cluster::Failure) {
+        (self.on_broken)(failure);
     }
 
     /// Sets it.

@@ -5,6 +5,7 @@ mod action;
 mod agent;
 mod behavior;
 mod call;
+mod collection;
 mod core;
 mod counter;
 mod ctx;
@@ -30,13 +31,15 @@ pub mod testing;
 pub use crate::action::ActionOptions;
 pub use crate::agent::{Agent, Input, Place};
 pub use crate::call::{Call, Sleep};
+pub use crate::collection::Checkpointed;
 pub use crate::counter::Counter;
 pub use crate::ctx::{Ctx, Paths};
 pub use crate::error::{CallError, Error, NotifyError};
 pub use crate::event::{AnyEvent, DynamicEvent, Event, Notification, names};
 pub use crate::job::{
     Arguments, Csv, CsvFile, CsvReader, CsvRows, IntoReader, Job, JsonLines, JsonLinesFile, JsonLinesReader,
-    JsonLinesRows, Output, Plans, Program, Records, Sink, SinkStream, Wrong, execute, execute_from_args, run,
+    JsonLinesRows, Output, Plans, Program, Records, Sink, SinkStream, Wrong, execute, execute_from_args, execute_with,
+    run,
 };
 pub use crate::memory::{PathError, Remembered, Slot};
 pub use crate::operator::{AgentMemory, AgentStream, AgentStreams, KeyedStream, agent_with_facts};
@@ -51,8 +54,8 @@ pub use timely_agents_operators::{clock, cluster, durable_input, flow, limits, s
 /// What programs with agents use.
 pub mod prelude {
     pub use crate::{
-        Agent, AgentStream, Csv, Ctx, DynamicEvent, Event, Exhausted, Job, JsonLines, Notification, Policy, Records,
-        Retry, SinkStream, Slot,
+        Agent, AgentStream, Checkpointed, Csv, Ctx, DynamicEvent, Event, Exhausted, Job, JsonLines, Notification,
+        Policy, Records, Retry, SinkStream, Slot,
     };
 }
 /// An opt-in exchange container for clusters of one trusted binary; read its header before use.

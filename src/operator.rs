@@ -240,8 +240,14 @@ where
     K: Key,
 {
     let environment = Environment::current();
-    let durable = environment.durable;
-    let registered = durable.as_ref().map(|durable| durable.agent::<K, I, O>(plan));
+    let durable = environment.durable.clone();
+    let registered = durable.as_ref().and_then(|durable| match durable.agent::<K, I, O>(plan) {
+        Ok(registered) => Some(registered),
+        Err(failure) => {
+            environment.fail(failure);
+            None
+        }
+    });
     let limits = plan.limits();
     let mut options = Options::new(plan.name(), environment.on_failure);
     options.limits = limits;
@@ -254,11 +260,12 @@ where
     options.stop = environment.stop;
     let observed = Rc::new(Cell::new(false));
     let behavior = AgentBehavior::<K, I, O>::new(plan, Rc::clone(&observed));
-    let (append, restore) = registered.map_or((None, None), |registered| (Some(registered.append), registered.restore));
-    options.restore = restore;
+    let (log, restore) = registered.map_or((None, None), |r| (Some((r.number, r.log)), r.restore));
+    let resume = durable.as_ref().map_or(0, |durable| durable.resume());
+    options.restore = restore.map(|restore| (resume, restore));
     let streams = keyed_mailbox::<T, V, _, N, _, E>(stream, pact, intake, behavior, options);
-    if let (Some(durable), Some(append), Some(facts)) = (durable, append, streams.facts.clone()) {
-        gather(persist(facts, plan.name(), durable.resume(), append), durable.board());
+    if let (Some(durable), Some((number, log)), Some(facts)) = (durable, log, streams.facts.clone()) {
+        gather(persist(facts, plan.name(), number, resume, log), durable.board());
     }
     (streams, observed)
 }

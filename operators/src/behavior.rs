@@ -316,6 +316,12 @@ pub trait Behavior: 'static {
         Err("inputs of this kind do not outlive their epoch".to_owned())
     }
 
+    /// Puts back a fact of `key`'s memory, before the key's first run; of several about one thing the last counts.
+    ///
+    /// # Errors
+    /// Why it cannot be: the behavior has no such place, or it holds another type.
+    fn restore(&mut self, key: KeyId, what: &What, value: Option<&[u8]>) -> Result<(), String>;
+
     /// How a key's inputs of one epoch are sorted, if they are; then they start when the epoch closes.
     fn sequence(&self) -> Option<Sequence<Self>>
     where

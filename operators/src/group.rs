@@ -6,6 +6,8 @@
 //! # Invariants
 //! - `owner(group, peers) < peers`, and owners ascend with groups: a worker's groups are one range.
 
+use std::ops::Range;
+
 use serde::Serialize;
 
 use crate::hash::stable_hash;
@@ -58,6 +60,12 @@ impl KeyGroups {
         (u64::from(group) * peers as u64 / u64::from(self.0)) as usize
     }
 
+    /// The groups that `worker`, of `peers`, owns.
+    pub fn of_worker(self, worker: usize, peers: usize) -> Range<u32> {
+        let first = |worker: usize| (worker as u64 * u64::from(self.0)).div_ceil(peers as u64) as u32;
+        first(worker)..first(worker + 1)
+    }
+
     /// The worker that owns `key`.
     #[inline]
     pub fn owner_of<K: Serialize + ?Sized>(self, key: &K, peers: usize) -> usize {
@@ -77,6 +85,11 @@ mod tests {
             assert!(owners.is_sorted());
             assert_eq!(owners.first(), Some(&0));
             assert_eq!(owners.last(), Some(&(peers - 1)));
+            for worker in 0..peers {
+                let owned: Vec<u32> = groups.of_worker(worker, peers).collect();
+                assert_eq!(owned.len(), owners.iter().filter(|owner| **owner == worker).count());
+                assert!(owned.iter().all(|group| groups.owner(*group, peers) == worker));
+            }
         }
     }
 

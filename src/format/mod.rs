@@ -12,34 +12,36 @@ mod json;
 
 use std::any::type_name;
 use std::collections::BTreeSet;
-use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_reflection::{Format as Shape, Registry, Samples, Tracer, TracerConfig};
+pub use serde_reflection::{Format as Shape, Registry};
+use serde_reflection::{Samples, Tracer, TracerConfig};
 
 /// How often a type is traced at most, to find the variants of the enums in it.
 const ROUNDS: usize = 64;
 
 /// What is known of a type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Format {
-    /// Its name in Rust.
-    name: String,
-    /// How it is written, if that could be traced.
-    traced: Option<Traced>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Traced {
-    shape: Shape,
-    registry: Registry,
+pub enum Format {
+    /// How it is written.
+    #[serde(rename = "format")]
+    Traced {
+        /// The type itself.
+        shape: Shape,
+        /// The types that it names.
+        #[serde(default, skip_serializing_if = "Registry::is_empty")]
+        types: Registry,
+    },
+    /// Its name in Rust; no more is known.
+    #[serde(rename = "name")]
+    Named(String),
 }
 
 impl Format {
     /// The format of `V`.
     pub fn of<V: DeserializeOwned>() -> Self {
-        Format { name: type_name::<V>().to_owned(), traced: trace::<V>() }
+        trace::<V>().unwrap_or_else(|| Format::Named(type_name::<V>().to_owned()))
     }
 
     /// Reads a format as [`Format::to_text`] wrote it.
@@ -50,33 +52,22 @@ impl Format {
         serde_json::from_str(text).map_err(|error| format!("a format of a type: {error}"))
     }
 
-    /// The format as a line of text.
+    /// The format as a line of text: equal for types whose values can be read as each other's.
     pub fn to_text(&self) -> String {
         serde_json::to_string(self).unwrap_or_else(|error| panic!("a format has a JSON form: {error}"))
     }
 
-    /// Whether values of the one can be read as values of the other.
-    pub fn matches(&self, other: &Format) -> bool {
-        match (&self.traced, &other.traced) {
-            (Some(a), Some(b)) => a == b,
-            _ => self.name == other.name,
-        }
-    }
-
     /// A value of this type as JSON; bytes in hexadecimal where the type is not known.
     pub fn show(&self, bytes: &[u8]) -> serde_json::Value {
-        let shown = self.traced.as_ref().and_then(|traced| json::show(&traced.shape, &traced.registry, bytes));
+        let shown = match self {
+            Format::Traced { shape, types } => json::show(shape, types, bytes),
+            Format::Named(_) => None,
+        };
         shown.unwrap_or_else(|| serde_json::Value::String(hex(bytes)))
     }
 }
 
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
-}
-
-fn trace<V: DeserializeOwned>() -> Option<Traced> {
+fn trace<V: DeserializeOwned>() -> Option<Format> {
     // Each round finds one more variant of every enum that it is told to look at again.
     let mut enums: BTreeSet<String> = BTreeSet::new();
     let mut rounds = 1;
@@ -91,7 +82,7 @@ fn trace<V: DeserializeOwned>() -> Option<Traced> {
             shape = Some(tracer.trace_type::<V>(&samples).ok()?.0);
         }
         match tracer.registry() {
-            Ok(registry) => return shape.map(|shape| Traced { shape, registry }),
+            Ok(types) => return shape.map(|shape| Format::Traced { shape, types }),
             Err(serde_reflection::Error::MissingVariants(names)) => enums.extend(names),
             Err(_) => return None,
         }
@@ -150,10 +141,11 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_type_does_not_match() {
-        assert!(Format::of::<(u64, String)>().matches(&Format::of::<(u64, String)>()));
-        assert!(!Format::of::<u64>().matches(&Format::of::<i64>()));
-        assert!(!Format::of::<Option<u8>>().matches(&Format::of::<u8>()));
+    fn a_changed_type_has_another_text() {
+        assert_eq!(Format::of::<(u64, String)>().to_text(), Format::of::<(u64, String)>().to_text());
+        assert_ne!(Format::of::<u64>().to_text(), Format::of::<i64>().to_text());
+        assert_ne!(Format::of::<Option<u8>>().to_text(), Format::of::<u8>().to_text());
+        assert_eq!(Format::of::<u64>().to_text(), r#"{"format":{"shape":"U64"}}"#);
     }
 
     #[test]

@@ -7,12 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use timely::dataflow::Scope;
 use timely::worker::Worker;
+use timely_agents_operators::checkpoint::Checkpoints;
 use timely_agents_operators::cluster::{self, ClusterConfig, Failure};
+use timely_agents_operators::group::KeyGroups;
 use timely_agents_operators::stop::Stop;
 
 use super::closing::{self, Closing};
 use super::output::Outputs;
-use super::{Job, Plans, Program};
+use super::{Job, Plans, Program, stopping};
+use crate::durable::{Begun, Durable, Process};
 
 /// Runs `build` on every worker and each worker until its dataflows are complete; then puts outputs in their places.
 ///
@@ -44,6 +47,26 @@ where
     R: Send + 'static,
     F: Fn(&mut Worker, &Job) -> Result<R, Failure> + Send + Sync + 'static,
 {
+    execute_with(config, None, build)
+}
+
+/// [`execute`], with checkpoints if they are given: the job goes on where it was, and stops on SIGTERM when what it has
+/// begun to commit is committed.
+///
+/// A job that is complete is not run again: there are no results then.
+///
+/// # Errors
+/// As [`execute`]; also when the checkpoints cannot be opened, or do not fit the program. A stop on request is a failure
+/// of kind [`Stopped`](cluster::FailureKind::Stopped).
+pub fn execute_with<R, F>(config: &ClusterConfig, checkpoints: Option<Checkpoints>, build: F) -> Result<Vec<R>, Failure>
+where
+    R: Send + 'static,
+    F: Fn(&mut Worker, &Job) -> Result<R, Failure> + Send + Sync + 'static,
+{
+    let process = match checkpoints {
+        Some(checkpoints) => Some(Arc::new(Process::open(checkpoints, &config.job, config.process, config.threads)?)),
+        None => None,
+    };
     let outputs = Outputs::default();
     let closing = Closing::default();
     let read = Arc::new(AtomicU64::new(0));
@@ -55,13 +78,30 @@ where
         }
         let entered = closing.enter();
         let stop = Stop::default();
-        let job = Job::new(worker, control, &shared, &read, &stop);
-        match build(worker, &job) {
+        let durable = match &process {
+            Some(process) => match Durable::begin(worker, process, control, KeyGroups::default())? {
+                Begun::Open(durable, stopper) => {
+                    stopping::on_signal(&durable, worker.index(), stopper, control)?;
+                    Some(durable)
+                }
+                Begun::Complete => {
+                    entered.work(worker, &stop);
+                    return Ok(None);
+                }
+            },
+            None => None,
+        };
+        let job = Job::new(worker, control, &shared, &read, &stop, durable.clone());
+        let built = build(worker, &job).and_then(|result| {
+            durable.as_ref().map_or(Ok(()), |durable| durable.finish())?;
+            Ok(result)
+        });
+        match built {
             Ok(result) => {
                 // All sources are there: what carries their flow control may end with them.
                 job.flow().close();
                 entered.work(worker, &stop);
-                Ok(result)
+                Ok(Some(result))
             }
             Err(failure) => {
                 closing::close_agents(worker, &stop);
@@ -70,7 +110,10 @@ where
         }
     })?;
     outputs.finish()?;
-    Ok(results)
+    if config.process == 0 && results.iter().any(Option::is_none) {
+        eprintln!("{}: the job is complete; nothing is left to do", config.job);
+    }
+    Ok(results.into_iter().flatten().collect())
 }
 
 /// Reads timely's options and the job's from `args`, the first of which is the program's name, and [`execute`]s.

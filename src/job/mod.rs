@@ -26,6 +26,7 @@ mod place;
 mod plans;
 mod program;
 mod records;
+mod stopping;
 mod wrong;
 
 use std::fmt::{self, Debug, Formatter};
@@ -38,16 +39,17 @@ use timely::dataflow::{Scope, StreamVec};
 use timely::worker::Worker;
 use timely_agents_operators::clock::Clock;
 use timely_agents_operators::cluster::{Control, Failure};
+use timely_agents_operators::commit::{Committed, gather_source};
 use timely_agents_operators::durable_input::{DurableInput, DurableReader};
 use timely_agents_operators::flow::Flow;
 use timely_agents_operators::group::KeyGroups;
 use timely_agents_operators::sink::FileSink;
-use timely_agents_operators::source::{Reader, SourceOptions, source};
+use timely_agents_operators::source::{Reader, SourceOptions, source, source_with_acks};
 use timely_agents_operators::stop::Stop;
 use timely_agents_operators::time::EpochTime;
 
 pub use self::csv::{Csv, CsvFile, CsvReader, CsvRows};
-pub use self::execute::{execute, execute_from_args, run};
+pub use self::execute::{execute, execute_from_args, execute_with, run};
 pub use self::json_lines::{JsonLines, JsonLinesFile, JsonLinesReader, JsonLinesRows};
 pub use self::output::{Output, Sink, SinkStream};
 pub use self::plans::Plans;
@@ -56,7 +58,11 @@ pub use self::records::Records;
 pub use self::wrong::Wrong;
 
 use self::output::Outputs;
+use crate::durable::Durable;
 use crate::environment::Environment;
+
+/// How many epochs a source of a job with checkpoints may have begun that are not committed, unless it says otherwise.
+const OPEN_EPOCHS: u64 = 1024;
 
 /// What can be read once it is opened; opening is for the worker that reads.
 pub trait IntoReader {
@@ -95,20 +101,29 @@ pub struct Job {
     index: usize,
     peers: usize,
     read: Arc<AtomicU64>,
+    durable: Option<Rc<Durable>>,
 }
 
 impl Job {
     /// Sets up `worker` for agents; comes before the dataflows that they are in.
-    fn new(worker: &mut Worker, control: &Control, outputs: &Outputs, read: &Arc<AtomicU64>, stop: &Stop) -> Self {
+    fn new(
+        worker: &mut Worker,
+        control: &Control,
+        outputs: &Outputs,
+        read: &Arc<AtomicU64>,
+        stop: &Stop,
+        durable: Option<Rc<Durable>>,
+    ) -> Self {
         let flow = Flow::build(worker);
-        let (meters, failed) = (flow.meters(), control.clone());
+        let (meters, failed, broken) = (flow.meters(), control.clone(), control.clone());
         Environment {
             groups: KeyGroups::default(),
             clock: Clock::system(),
             on_failure: Rc::new(move |failure| failed.fail(Failure::data(failure.to_string()))),
             on_load: Some(Rc::new(move |limits| meters.meter(limits))),
             stop: stop.clone(),
-            durable: None,
+            on_broken: Rc::new(move |failure| broken.fail(failure)),
+            durable: durable.clone(),
         }
         .set();
         Job {
@@ -118,6 +133,7 @@ impl Job {
             index: worker.index(),
             peers: worker.peers(),
             read: Arc::clone(read),
+            durable,
         }
     }
 
@@ -169,8 +185,39 @@ impl Job {
         name: &str,
         reader: S,
     ) -> Result<StreamVec<'scope, T, <S::Reader as Reader>::Item>, Failure> {
-        let reader = if self.index == 0 { Some(reader.into_reader()?) } else { None };
-        Ok(source(scope, reader, self.source_options(name)))
+        self.source_with(scope, name, reader, |_| {})
+    }
+
+    /// The same, with options set by `adjust`: the greatest rate, or how many epochs may be open.
+    ///
+    /// # Errors
+    /// As [`Job::source`].
+    pub fn source_with<'scope, T: EpochTime, S: IntoReader>(
+        &self,
+        scope: Scope<'scope, T>,
+        name: &str,
+        reader: S,
+        adjust: impl FnOnce(&mut SourceOptions),
+    ) -> Result<StreamVec<'scope, T, <S::Reader as Reader>::Item>, Failure> {
+        let mut options = self.source_options(name);
+        adjust(&mut options);
+        self.read_on(scope, 0, reader, options)
+    }
+
+    /// A source that `worker` reads.
+    fn read_on<'scope, T: EpochTime, S: IntoReader>(
+        &self,
+        scope: Scope<'scope, T>,
+        worker: usize,
+        reader: S,
+        options: SourceOptions,
+    ) -> Result<StreamVec<'scope, T, <S::Reader as Reader>::Item>, Failure> {
+        let reader = if self.index == worker { Some(reader.into_reader()?) } else { None };
+        let Some(durable) = &self.durable else { return Ok(source(scope, reader, options)) };
+        let resume = durable.source(&options.name)?;
+        let (records, acks) = source_with_acks(scope, reader, options, resume);
+        gather_source(acks, durable.board());
+        Ok(records)
     }
 
     /// Several sources, such as the files of a directory, each read by one worker: the `i`-th by worker `i % peers`,
@@ -188,8 +235,7 @@ impl Job {
     ) -> Result<StreamVec<'scope, T, <S::Reader as Reader>::Item>, Failure> {
         let mut streams = Vec::new();
         for (i, reader) in readers.into_iter().enumerate() {
-            let reader = if i % self.peers == self.index { Some(reader.into_reader()?) } else { None };
-            streams.push(source(scope, reader, self.source_options(&format!("{name}/{i}"))));
+            streams.push(self.read_on(scope, i % self.peers, reader, self.source_options(&format!("{name}/{i}")))?);
         }
         Ok(scope.concatenate(streams))
     }
@@ -198,7 +244,25 @@ impl Job {
         let mut options = SourceOptions::new(name, self.control.clone());
         options.flow = Some(self.flow.clone());
         options.read = Some(Arc::clone(&self.read));
+        if let Some(durable) = &self.durable {
+            options.sources = Some(durable.sources().clone());
+            options.open_epochs = Some(OPEN_EPOCHS);
+        }
         options
+    }
+
+    /// The epoch at which the job goes on: all before it are over. 0 when it begins, or has no checkpoints.
+    pub fn resume_epoch(&self) -> u64 {
+        self.durable.as_ref().map_or(0, |durable| durable.resume())
+    }
+
+    /// What is committed, as this worker sees it, if the job has checkpoints.
+    pub fn committed(&self) -> Option<&Committed> {
+        self.durable.as_ref().map(|durable| durable.committed())
+    }
+
+    pub(crate) fn durable(&self) -> Option<&Rc<Durable>> {
+        self.durable.as_ref()
     }
 
     /// The writer of an output, one for all workers of this process; the first that asks opens it.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::column::{Column, SlotColumn};
+use crate::format::Format;
 
 /// What a slot or path can hold: it is cloned when read and encoded when it becomes durable.
 pub trait Remembered: Clone + Serialize + DeserializeOwned + 'static {}
@@ -46,6 +47,7 @@ pub(crate) struct SlotPlan {
     pub(crate) name: String,
     pub(crate) sensory: bool,
     pub(crate) type_name: &'static str,
+    pub(crate) format: fn() -> Format,
     make: fn(&str, bool) -> Box<dyn Column>,
 }
 
@@ -55,6 +57,7 @@ impl SlotPlan {
             name,
             sensory,
             type_name: type_name::<V>(),
+            format: Format::of::<V>,
             make: |name, sensory| Box::new(SlotColumn::<V>::new(name, sensory)),
         }
     }

@@ -25,6 +25,8 @@ pub enum FailureKind {
     Panic,
     /// The processes could not form a cluster.
     Cluster,
+    /// Nothing failed: the job was asked to stop before its end, and all that it had begun to commit is committed.
+    Stopped,
 }
 
 /// Why a job ended early.
@@ -68,6 +70,11 @@ impl Failure {
         Self::new(FailureKind::Cluster, message)
     }
 
+    /// The job was asked to stop.
+    pub fn stopped(message: impl Into<String>) -> Self {
+        Self::new(FailureKind::Stopped, message)
+    }
+
     /// Who has to act.
     pub fn kind(&self) -> FailureKind {
         self.kind
@@ -78,9 +85,10 @@ impl Failure {
         &self.message
     }
 
-    /// The code that the process exits with: 2 for a usage error, else 1.
+    /// The code that the process exits with: 2 for a usage error, 0 for a stop on request, else 1.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
+            FailureKind::Stopped => 0,
             FailureKind::Usage => 2,
             FailureKind::Data | FailureKind::Peer | FailureKind::Panic | FailureKind::Cluster => 1,
         }

@@ -55,7 +55,10 @@ impl Report {
 
     /// As this process sees it.
     pub(super) fn failure(&self) -> Failure {
-        Failure::new(self.kind, format!("process {} failed: {}", self.origin, self.message))
+        match self.kind {
+            FailureKind::Stopped => Failure::new(self.kind, self.message.clone()),
+            kind => Failure::new(kind, format!("process {} failed: {}", self.origin, self.message)),
+        }
     }
 }
 

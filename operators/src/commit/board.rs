@@ -36,6 +36,8 @@ pub struct Board {
 struct Shared {
     /// By component: the least epoch of which acks may still come.
     frontiers: Vec<Option<u64>>,
+    /// Which components are sources.
+    sources: Vec<usize>,
     /// What was told last, if anything was.
     told: Option<Word>,
     closed: bool,
@@ -56,12 +58,22 @@ impl Board {
         shared.tell();
     }
 
+    /// The least epoch at which a source of the job stands; `None` when all have ended.
+    pub fn sources(&self) -> Option<u64> {
+        let shared = self.shared.borrow();
+        shared.sources.iter().filter_map(|source| shared.frontiers[*source]).min()
+    }
+
     /// Adds a component; its number on this board.
-    pub(super) fn add(&self) -> usize {
+    pub(super) fn add(&self, source: bool) -> usize {
         let mut shared = self.shared.borrow_mut();
         assert!(!shared.closed, "components are added before the board is closed");
         shared.frontiers.push(Some(0));
-        shared.frontiers.len() - 1
+        let component = shared.frontiers.len() - 1;
+        if source {
+            shared.sources.push(component);
+        }
+        component
     }
 
     pub(super) fn ack(&self, epoch: u64, ack: Ack) {
@@ -111,11 +123,12 @@ mod tests {
         let told = Rc::new(RefCell::new(Vec::new()));
         let hears = Rc::clone(&told);
         let board = Board::new(Some(Box::new(move |word| hears.borrow_mut().push(word))));
-        let (a, b) = (board.add(), board.add());
+        let (a, b) = (board.add(false), board.add(true));
         board.frontier(a, Some(5));
         board.close();
         board.frontier(b, Some(3));
         board.frontier(b, Some(7));
+        assert_eq!(board.sources(), Some(7));
         board.frontier(a, Some(6));
         board.frontier(b, None);
         board.frontier(a, None);

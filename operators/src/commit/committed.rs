@@ -18,7 +18,6 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::operators::probe::Probe;
-use timely::scheduling::Activator;
 use timely::worker::Worker;
 
 use super::replies::Replies;
@@ -27,9 +26,12 @@ use super::replies::Replies;
 #[derive(Clone)]
 pub struct Committed {
     probe: ProbeHandle<u64>,
-    watchers: Rc<RefCell<Vec<Activator>>>,
+    watchers: Rc<RefCell<Vec<Watcher>>>,
     opening: Rc<RefCell<Option<Vec<u8>>>>,
 }
+
+/// Told of the committed frontier.
+type Watcher = Box<dyn Fn(Option<u64>)>;
 
 /// A worker, and what it is told.
 type Told = CapacityContainerBuilder<Vec<(u64, Vec<u8>)>>;
@@ -57,7 +59,7 @@ impl Committed {
     /// The teller is of use on worker 0 only.
     pub fn build(worker: &mut Worker, opening: Option<Vec<u8>>) -> (Committed, Teller) {
         let (index, peers) = (worker.index(), worker.peers());
-        let watchers: Rc<RefCell<Vec<Activator>>> = Rc::default();
+        let watchers: Rc<RefCell<Vec<Watcher>>> = Rc::default();
         let heard: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
         let (wake, hear) = (Rc::clone(&watchers), Rc::clone(&heard));
         let (probe, teller) = worker.dataflow_named::<u64, _, _>("Committed", move |scope| {
@@ -82,14 +84,15 @@ impl Committed {
                 }
             });
             let (probe, stream) = stream.probe();
-            stream.sink(Exchange::new(|(to, _): &(u64, Vec<u8>)| *to), "Committed", move |(input, _)| {
+            stream.sink(Exchange::new(|(to, _): &(u64, Vec<u8>)| *to), "Committed", move |(input, frontier)| {
                 input.for_each(|_, items| {
                     for (_, bytes) in items.drain(..) {
                         *hear.borrow_mut() = Some(bytes);
                     }
                 });
+                let committed = frontier.frontier().first().copied();
                 for watcher in wake.borrow().iter() {
-                    watcher.activate();
+                    watcher(committed);
                 }
             });
             (probe, teller)
@@ -117,9 +120,9 @@ impl Committed {
         self.probe.with_frontier(|frontier| frontier.first().copied())
     }
 
-    /// Activates an operator of this worker whenever the committed frontier has moved.
-    pub fn watch(&self, operator: Activator) {
-        self.watchers.borrow_mut().push(operator);
+    /// Calls `watcher` with the committed frontier whenever it may have moved, on this worker.
+    pub fn watch(&self, watcher: impl Fn(Option<u64>) + 'static) {
+        self.watchers.borrow_mut().push(Box::new(watcher));
     }
 }
 

@@ -20,13 +20,15 @@ mod gather;
 mod memory;
 mod persist;
 mod replies;
+mod stopping;
 
 pub use self::board::{Board, Word};
 pub use self::collection::{Rows, Updates, checkpointed};
 pub use self::committed::{Committed, Teller};
-pub use self::gather::gather;
+pub use self::gather::{gather, gather_source};
 pub use self::memory::{MemoryUpdates, memory};
 pub use self::persist::persist;
+pub use self::stopping::{Stopper, Stopping};
 
 use crate::time::EpochTime;
 
