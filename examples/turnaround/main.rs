@@ -29,7 +29,6 @@ use timely_agents::prelude::*;
 use crate::flight::{Counts, flights};
 use crate::options::Options;
 use crate::progress::Progress;
-use crate::report::report;
 use crate::summary::Summary;
 
 fn main() -> ExitCode {
@@ -45,9 +44,16 @@ fn main() -> ExitCode {
             shown.clear_on_failure(job.control());
             worker.dataflow::<u64, _, _>(|scope| {
                 let input = flights(&options.input, &counted, &shown);
-                let alerts = job.source(scope, "flights", input)?.agent(|flight| &flight.tailnum, &agent);
-                if let Some(output) = &options.report {
-                    report(alerts.clone(), job, output)?;
+                let flights = job.source_with(scope, "flights", input, |source| {
+                    source.rate = options.rate;
+                    source.open_epochs = options.open_epochs.or(source.open_epochs);
+                })?;
+                let alerts = flights.agent(|flight| &flight.tailnum, &agent);
+                if let Some(file) = &options.report {
+                    report::report(alerts.clone(), job, file)?;
+                }
+                if let Some(file) = &options.running {
+                    report::running(alerts.clone(), job, file)?;
                 }
                 let counted = Arc::clone(&counted);
                 alerts.inspect(move |_| counted.alert()).sink(job, "alerts", JsonLines::to(options.output.clone()))?;

@@ -30,20 +30,22 @@ mod stopping;
 mod wrong;
 
 use std::fmt::{self, Debug, Formatter};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use timely::ExchangeData;
 use timely::dataflow::operators::Concatenate;
 use timely::dataflow::{Scope, StreamVec};
 use timely::worker::Worker;
 use timely_agents_operators::clock::Clock;
 use timely_agents_operators::cluster::{Control, Failure};
-use timely_agents_operators::commit::{Committed, gather_source};
+use timely_agents_operators::commit::{Committed, gather, gather_source};
 use timely_agents_operators::durable_input::{DurableInput, DurableReader};
 use timely_agents_operators::flow::Flow;
 use timely_agents_operators::group::KeyGroups;
-use timely_agents_operators::sink::FileSink;
+use timely_agents_operators::sink::{FileSink, Place, stage_whole};
 use timely_agents_operators::source::{Reader, SourceOptions, source, source_with_acks};
 use timely_agents_operators::stop::Stop;
 use timely_agents_operators::time::EpochTime;
@@ -263,6 +265,35 @@ impl Job {
 
     pub(crate) fn durable(&self) -> Option<&Rc<Durable>> {
         self.durable.as_ref()
+    }
+
+    /// A file that is replaced at each commit that changes it: worker 0 is given all records of `stream`, and when an
+    /// epoch closes `render` says, from those of that epoch, what the file contains from now on.
+    ///
+    /// A job without checkpoints has no commits: its file appears when it has succeeded, as it was last.
+    ///
+    /// # Errors
+    /// When the output cannot be opened.
+    pub fn whole_file<T: EpochTime, D: ExchangeData>(
+        &self,
+        stream: StreamVec<'_, T, D>,
+        name: &str,
+        file: &Path,
+        render: impl FnMut(u64, Vec<D>) -> Result<Vec<u8>, String> + 'static,
+    ) -> Result<(), Failure> {
+        let Some(durable) = &self.durable else {
+            let sink = if self.index == 0 { Some(self.output(&Output::File(file.to_owned()))?) } else { None };
+            output::write_whole(stream, sink, render, self.control.clone());
+            return Ok(());
+        };
+        let stager = if self.index == 0 {
+            Some(durable.sink(name, Place::Whole(file.to_owned()))?)
+        } else {
+            durable.name_sink(name)?;
+            None
+        };
+        gather(stage_whole(stream, stager, render, self.control.clone()), durable.board());
+        Ok(())
     }
 
     /// The writer of an output, one for all workers of this process; the first that asks opens it.

@@ -11,14 +11,19 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use timely::worker::Worker;
-use timely_agents_operators::cluster::{ClusterConfig, Failure, usage_failure};
+use timely_agents_operators::checkpoint::Checkpoints;
+use timely_agents_operators::cluster::{ClusterConfig, Failure, FailureKind, usage_failure};
 use timely_agents_operators::runtime::{self, RuntimeOptions};
 
-use super::{Job, execute};
+use super::{Job, execute_with};
 
 /// The options of the runtime for calls.
 const ASYNC: &str = "async-threads";
 const BLOCKING: &str = "blocking-threads";
+
+/// The options of checkpoints.
+const CHECKPOINTS: &str = "checkpoints";
+const TAKE_OVER: &str = "take-over";
 
 /// A program with options of its own.
 ///
@@ -80,6 +85,14 @@ impl Program {
             assert!(!names.contains(&name), "the option --{name} is the runtime's");
             options.optopt("", name, &format!("{what} (default {default})"), "NUM");
         }
+        assert!(!names.contains(&CHECKPOINTS), "the option --{CHECKPOINTS} is the job's");
+        options.optopt(
+            "",
+            CHECKPOINTS,
+            "where the job keeps its checkpoints, to go on from after a stop or a crash",
+            "DIR",
+        );
+        options.optflag("", TAKE_OVER, "shut out a run that still holds the checkpoints");
         options.optflag("", "help", "print this");
         options
     }
@@ -124,7 +137,8 @@ impl Program {
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
-                eprintln!("error: {failure}");
+                let error = if failure.kind() == FailureKind::Stopped { "" } else { "error: " };
+                eprintln!("{error}{failure}");
                 ExitCode::from(failure.exit_code())
             }
         }
@@ -185,7 +199,21 @@ impl Arguments {
         if options != RuntimeOptions::default() {
             runtime::configure(options).map_err(|error| Failure::usage(format!("the threads for calls: {error}")))?;
         }
-        execute(&self.config, build)
+        execute_with(&self.config, self.checkpoints()?, build)
+    }
+
+    /// The checkpoints that the command line names.
+    ///
+    /// # Errors
+    /// They cannot be opened.
+    pub fn checkpoints(&self) -> Result<Option<Checkpoints>, Failure> {
+        let Some(dir) = self.matches.opt_str(CHECKPOINTS) else { return Ok(None) };
+        Ok(Some(Checkpoints::dir(dir)?.take_over(self.matches.opt_present(TAKE_OVER))))
+    }
+
+    /// Whether the command line names checkpoints.
+    pub fn has_checkpoints(&self) -> bool {
+        self.matches.opt_present(CHECKPOINTS)
     }
 }
 
