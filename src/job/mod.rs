@@ -19,6 +19,7 @@
 
 mod closing;
 mod csv;
+mod csv_lines;
 mod execute;
 mod json_lines;
 mod output;
@@ -26,6 +27,8 @@ mod place;
 mod plans;
 mod program;
 mod records;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod wrong;
 
 use std::fmt::{self, Debug, Formatter};
@@ -47,12 +50,15 @@ use timely_agents_operators::stop::Stop;
 use timely_agents_operators::time::EpochTime;
 
 pub use self::csv::{Csv, CsvFile, CsvReader, CsvRows};
+pub use self::csv_lines::CsvLines;
 pub use self::execute::{execute, execute_from_args, run};
 pub use self::json_lines::{JsonLines, JsonLinesFile, JsonLinesReader, JsonLinesRows};
 pub use self::output::{Output, Sink, SinkStream};
 pub use self::plans::Plans;
 pub use self::program::{Arguments, Program};
 pub use self::records::Records;
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::{SqliteDatabase, SqliteSink};
 pub use self::wrong::Wrong;
 
 use self::output::Outputs;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use timely::dataflow::StreamVec;
 use timely_agents_operators::cluster::{Control, Failure};
-use timely_agents_operators::sink::{FileSink, write_lines};
+use timely_agents_operators::sink::{Encode, FileSink, write_lines};
 use timely_agents_operators::time::EpochTime;
 
 use super::Job;
@@ -22,6 +22,9 @@ pub enum Output {
     Stdout,
     /// A file, which appears when the job has succeeded. `{process}` in its path becomes the index of the process.
     File(PathBuf),
+    /// A folder in which a file appears for each epoch and process, when the epoch is committed. Only a job with
+    /// checkpoints has such outputs.
+    Parts(PathBuf),
 }
 
 impl Output {
@@ -48,7 +51,8 @@ impl Output {
 
     fn of_process(&self, process: usize) -> Output {
         match self {
-            Output::Stdout => Output::Stdout,
+            // The names of parts have the process in them.
+            Output::Stdout | Output::Parts(_) => self.clone(),
             Output::File(path) => match path.to_str() {
                 Some(text) => Output::File(text.replace(PROCESS, &process.to_string()).into()),
                 // No placeholder can be seen in a name that is no text.
@@ -63,11 +67,41 @@ pub trait Sink<D> {
     /// Where to.
     fn output(&self) -> &Output;
 
+    /// What the names of parts end in, without the dot.
+    fn extension(&self) -> &'static str {
+        "txt"
+    }
+
+    /// What stands once at the start of a file whose first record is `first`. Nothing, unless told otherwise.
+    ///
+    /// # Errors
+    /// Why there is no such thing; the job ends with it.
+    fn header(&self, first: &D, bytes: &mut Vec<u8>) -> Result<(), String> {
+        let _ = (first, bytes);
+        Ok(())
+    }
+
     /// Appends a record with its end.
     ///
     /// # Errors
     /// Why the record has no such form; the job ends with it.
     fn encode(&self, record: &D, bytes: &mut Vec<u8>) -> Result<(), String>;
+}
+
+/// A sink as operators see it; its errors name it.
+struct Named<S> {
+    name: String,
+    sink: S,
+}
+
+impl<D, S: Sink<D>> Encode<D> for Named<S> {
+    fn header(&mut self, first: &D, bytes: &mut Vec<u8>) -> Result<(), String> {
+        self.sink.header(first, bytes).map_err(|error| format!("{}: {error}", self.name))
+    }
+
+    fn encode(&mut self, record: &D, bytes: &mut Vec<u8>) -> Result<(), String> {
+        self.sink.encode(record, bytes).map_err(|error| format!("{}: {error}", self.name))
+    }
 }
 
 /// Streams into sinks.
@@ -98,10 +132,7 @@ impl<'scope, T: EpochTime, D: 'static> SinkStream<'scope, T, D> for StreamVec<'s
             .check(job.processes())
             .and_then(|()| job.output(output))
             .map_err(|failure| Failure::new(failure.kind(), format!("{name}: {failure}")))?;
-        let name = name.to_owned();
-        let encode = move |record: &D, bytes: &mut Vec<u8>| {
-            sink.encode(record, bytes).map_err(|error| format!("{name}: {error}"))
-        };
+        let encode = Named { name: name.to_owned(), sink };
         Ok(write_lines(self, writer, encode, job.control().clone()))
     }
 }
@@ -123,6 +154,12 @@ impl Outputs {
         let sink = match &output {
             Output::Stdout => FileSink::stdout(control),
             Output::File(path) => FileSink::create(path, control)?,
+            Output::Parts(dir) => {
+                return Err(Failure::usage(format!(
+                    "output {}: parts appear with commits; give the job checkpoints, or write to a file",
+                    dir.display()
+                )));
+            }
         };
         open.insert(output, sink.clone());
         Ok(sink)

@@ -26,6 +26,11 @@ impl JsonLines {
         JsonLines(Output::File(path.into()))
     }
 
+    /// To a folder, of a job with checkpoints: a file for each epoch and process, which appears at the commit.
+    pub fn parts(dir: impl Into<PathBuf>) -> Self {
+        JsonLines(Output::Parts(dir.into()))
+    }
+
     /// The file at `path` as a source. Say next how a row gets its epoch, by [`JsonLinesFile::epoch`] or
     /// [`JsonLinesFile::rows`].
     pub fn read(path: impl Into<PathBuf>) -> JsonLinesFile {
@@ -41,6 +46,10 @@ impl JsonLines {
 impl<D: Serialize> Sink<D> for JsonLines {
     fn output(&self) -> &Output {
         &self.0
+    }
+
+    fn extension(&self) -> &'static str {
+        "jsonl"
     }
 
     fn encode(&self, record: &D, line: &mut Vec<u8>) -> Result<(), String> {
