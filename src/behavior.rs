@@ -907,7 +907,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     }
 
     fn restore_run(&mut self, _: &RunHead, beginning: &[u8], journal: Vec<Vec<u8>>) -> Result<Box<Run<O>>, String> {
-        self.begin_replay(beginning, journal)
+        Self::begin_replay(beginning, &journal)
     }
 
     fn encode_input(input: &I) -> Result<Vec<u8>, String> {

@@ -13,13 +13,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use timely::worker::Worker;
 use timely_agents_operators::checkpoint::{
-    Checkpoints, Committer, Component, ComponentKind, Log, Manifest, Opened, Opening, Part, Publication, Shape,
+    self, Checkpoints, Committer, Component, ComponentKind, Log, Manifest, Opened, Opening, Part, Publication, Shape,
     SourcePosition,
 };
 use timely_agents_operators::cluster::{Control, Failure};
@@ -28,7 +29,7 @@ use timely_agents_operators::fact::slot_id;
 use timely_agents_operators::group::KeyGroups;
 use timely_agents_operators::keys::Key;
 use timely_agents_operators::operator::Restore;
-use timely_agents_operators::sink::{self, Place, Stager, StagerOptions};
+use timely_agents_operators::sink::{self, Place, Publisher, Stager, StagerOptions, TransactionalSink};
 use timely_agents_operators::source::{Resume, Sources};
 
 use crate::agent::Input;
@@ -91,11 +92,6 @@ impl Process {
         let log = self.read(|opened| opened.log(control.clone()))?;
         Ok(self.log.get_or_init(|| log).clone())
     }
-
-    /// The sources of this process.
-    pub(crate) fn sources(&self) -> &Sources {
-        &self.sources
-    }
 }
 
 /// What an operator whose state is durable needs.
@@ -121,6 +117,8 @@ pub(crate) struct Durable {
     teller: Teller,
     words: Rc<RefCell<Words>>,
     shape: RefCell<Shape>,
+    /// Where publications go, on worker 0.
+    publisher: RefCell<Publisher>,
 }
 
 /// Word for a committer that may not be there yet.
@@ -189,6 +187,7 @@ impl Durable {
             teller,
             words,
             shape: RefCell::new(Shape { groups: groups.count(), ..Shape::default() }),
+            publisher: RefCell::default(),
         };
         Ok(Begun::Open(Rc::new(durable), stopper))
     }
@@ -274,7 +273,10 @@ impl Durable {
             only.sources.clear();
             only.sinks.clear();
             let now = Shape { groups: self.groups.count(), components: vec![component.clone()], ..Shape::default() };
-            self.agree(only.differences(&now))?;
+            let differences = only.differences(&now);
+            if !differences.is_empty() {
+                return Err(checkpoint::Error::Differs(differences).into());
+            }
         }
         let number = match stored {
             Some(stored) => stored.number,
@@ -294,14 +296,6 @@ impl Durable {
         let known = |name: &str| self.manifest.as_ref().is_some_and(|manifest| manifest.component(name).is_some());
         let new = shape.components.iter().filter(|component| !known(&component.name)).count();
         first + new as u32
-    }
-
-    fn agree(&self, differences: Vec<String>) -> Result<(), Failure> {
-        if differences.is_empty() {
-            return Ok(());
-        }
-        let differences = differences.join("; ");
-        Err(Failure::data(format!("the program does not fit its checkpoint: {differences}")))
     }
 
     /// What gives this worker's facts of a component, if the checkpoint has any.
@@ -370,6 +364,19 @@ impl Durable {
         Ok(())
     }
 
+    /// Registers a transactional sink, whose rows are staged in `dir`. `open` is called on the worker that publishes.
+    pub(crate) fn transactional<S: TransactionalSink>(
+        &self,
+        name: &str,
+        dir: &Path,
+        open: impl FnOnce() -> Result<S, Failure>,
+    ) -> Result<Stager, Failure> {
+        if self.worker == 0 {
+            self.publisher.borrow_mut().add(name, open()?);
+        }
+        self.sink(name, Place::Rows { dir: dir.to_owned() })
+    }
+
     /// The program is whole: from here on it is committed.
     pub(crate) fn finish(&self) -> Result<(), Failure> {
         if self.worker == 0 {
@@ -386,6 +393,10 @@ impl Durable {
                 }
                 teller.tell(frontier);
             };
+            let mut publisher = self.publisher.take();
+            let publish = move |publications: &[Publication]| {
+                publisher.publish(publications).map_err(|failure| std::io::Error::other(failure.to_string()))
+            };
             let committer = opened.committer(start, Box::new(publish), Box::new(told), self.control.clone())?;
             let mut words = self.words.borrow_mut();
             words.committer = committer;
@@ -396,10 +407,6 @@ impl Durable {
         self.board.close();
         Ok(())
     }
-}
-
-fn publish(publication: &Publication) -> std::io::Result<()> {
-    sink::publish(publication)
 }
 
 impl Process {

@@ -78,13 +78,15 @@ pub(crate) enum Payload {
     Dynamic(Rc<DynamicEvent>),
 }
 
+type Unpack = fn(&[u8]) -> Result<Rc<dyn Any>, String>;
+
 /// How a typed event turns into JSON and back, and into bytes and back.
 #[derive(Clone, Copy)]
 pub(crate) struct Codec {
     pub(crate) encode: fn(&dyn Any) -> Result<Value, String>,
     pub(crate) decode: fn(&Value) -> Result<Rc<dyn Any>, String>,
     pub(crate) pack: fn(&dyn Any) -> Result<Vec<u8>, String>,
-    pub(crate) unpack: fn(&[u8]) -> Result<Rc<dyn Any>, String>,
+    pub(crate) unpack: Unpack,
 }
 
 impl Codec {

@@ -37,10 +37,12 @@ pub use crate::ctx::{Ctx, Paths};
 pub use crate::error::{CallError, Error, NotifyError};
 pub use crate::event::{AnyEvent, DynamicEvent, Event, Notification, names};
 pub use crate::job::{
-    Arguments, Csv, CsvFile, CsvReader, CsvRows, IntoReader, Job, JsonLines, JsonLinesFile, JsonLinesReader,
+    Arguments, Csv, CsvFile, CsvLines, CsvReader, CsvRows, IntoReader, Job, JsonLines, JsonLinesFile, JsonLinesReader,
     JsonLinesRows, Output, Plans, Program, Records, Sink, SinkStream, Wrong, execute, execute_from_args, execute_with,
     run,
 };
+#[cfg(feature = "sqlite")]
+pub use crate::job::{SqliteDatabase, SqliteSink};
 pub use crate::memory::{PathError, Remembered, Slot};
 pub use crate::operator::{AgentMemory, AgentStream, AgentStreams, KeyedStream, agent_with_facts};
 pub use crate::plan::{BuildError, BuildErrors, Plan};

@@ -61,7 +61,6 @@ pub trait AgentStream<'scope, T: EpochTime, I: Input> {
     ) -> AgentStreams<'scope, T, I, O>;
 
     /// The same, with what keys remember as collections.
-    #[expect(clippy::type_complexity, reason = "the streams, and what stands beside them")]
     fn agent_with_memory<K: Key, O: 'static>(
         self,
         key: impl Fn(&I) -> &K + 'static,

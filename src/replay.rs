@@ -9,6 +9,7 @@
 //! - A program that does not go the way of the journal is found out, and the job told.
 
 use std::any::Any;
+use std::collections::btree_map::Entry::Vacant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -33,7 +34,7 @@ struct Known {
 
 impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     /// A run as it began, which has to go through `entries` first.
-    pub(crate) fn begin_replay(&mut self, beginning: &[u8], entries: Vec<Vec<u8>>) -> Result<Box<Run<O>>, String> {
+    pub(crate) fn begin_replay(beginning: &[u8], entries: &[Vec<u8>]) -> Result<Box<Run<O>>, String> {
         let wrong = |error: postcard::Error| format!("the journal of a run: {error}");
         let begun: Beginning = postcard::from_bytes(beginning).map_err(wrong)?;
         let input = begun.input.as_deref().map(postcard::from_bytes::<I>).transpose();
@@ -88,9 +89,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         for entry in entries {
             match entry {
                 Entry::Turn { task, now, given } => {
-                    if !tasks.contains_key(&task.path) {
+                    if let Vacant(place) = tasks.entry(task.path) {
                         let (action, event) = self.replay_start(task.path)?;
-                        tasks.insert(task.path, Known { action, event, index: None });
+                        place.insert(Known { action, event, index: None });
                     }
                     if over.contains(&task) {
                         continue;

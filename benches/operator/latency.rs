@@ -166,14 +166,15 @@ fn waiting_agent(gate: Arc<Notify>, waits: u64, latencies: Latencies) -> timely_
     let mut agent = Agent::<u64, ()>::new("waiter");
     agent.on_input_async("wait", async move |_, ctx| {
         for _ in 0..waits {
-            let gate = Arc::clone(&gate);
-            let stamp = ctx
+            let (gate, start) = (Arc::clone(&gate), now());
+            // An instant cannot be a result: it is told as what has passed since the call was made.
+            let passed = ctx
                 .call("gate", move || async move {
                     gate.notified().await;
-                    now()
+                    start.elapsed()
                 })
                 .await?;
-            record(&latencies, stamp);
+            record(&latencies, start + passed);
         }
         Ok(())
     });

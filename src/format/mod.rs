@@ -100,6 +100,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 mod tests {
     use std::collections::BTreeMap;
 

@@ -19,6 +19,7 @@
 
 mod closing;
 mod csv;
+mod csv_lines;
 mod execute;
 mod json_lines;
 mod output;
@@ -26,6 +27,8 @@ mod place;
 mod plans;
 mod program;
 mod records;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod stopping;
 mod wrong;
 
@@ -35,6 +38,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use serde::Serialize;
 use timely::ExchangeData;
 use timely::dataflow::operators::Concatenate;
 use timely::dataflow::{Scope, StreamVec};
@@ -45,18 +49,21 @@ use timely_agents_operators::commit::{Committed, gather, gather_source};
 use timely_agents_operators::durable_input::{DurableInput, DurableReader};
 use timely_agents_operators::flow::Flow;
 use timely_agents_operators::group::KeyGroups;
-use timely_agents_operators::sink::{FileSink, Place, stage_whole};
+use timely_agents_operators::sink::{FileSink, Place, TransactionalSink, stage_rows, stage_whole};
 use timely_agents_operators::source::{Reader, SourceOptions, source, source_with_acks};
 use timely_agents_operators::stop::Stop;
 use timely_agents_operators::time::EpochTime;
 
 pub use self::csv::{Csv, CsvFile, CsvReader, CsvRows};
+pub use self::csv_lines::CsvLines;
 pub use self::execute::{execute, execute_from_args, execute_with, run};
 pub use self::json_lines::{JsonLines, JsonLinesFile, JsonLinesReader, JsonLinesRows};
 pub use self::output::{Output, Sink, SinkStream};
 pub use self::plans::Plans;
 pub use self::program::{Arguments, Program};
 pub use self::records::Records;
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::{SqliteDatabase, SqliteSink};
 pub use self::wrong::Wrong;
 
 use self::output::Outputs;
@@ -293,6 +300,27 @@ impl Job {
             None
         };
         gather(stage_whole(stream, stager, render, self.control.clone()), durable.board());
+        Ok(())
+    }
+
+    /// Hands records to a database: those of an epoch become rows of it, all in one transaction, at the epoch's commit.
+    ///
+    /// Until then they are staged in `dir`, which all processes must see. `open` is called once, on worker 0.
+    ///
+    /// # Errors
+    /// The job has no checkpoints, or the sink cannot be opened.
+    pub fn transactional_sink<T: EpochTime, S: TransactionalSink<Row: Serialize>>(
+        &self,
+        stream: StreamVec<'_, T, S::Row>,
+        name: &str,
+        dir: &Path,
+        open: impl FnOnce() -> Result<S, Failure>,
+    ) -> Result<(), Failure> {
+        let Some(durable) = &self.durable else {
+            return Err(Failure::usage(format!("{name}: a transactional sink needs a job with checkpoints")));
+        };
+        let stager = durable.transactional(name, dir, open)?;
+        gather(stage_rows(stream, &stager, self.control.clone()), durable.board());
         Ok(())
     }
 

@@ -35,7 +35,7 @@ pub(super) fn on_signal(
     let failed = |error: std::io::Error| Failure::data(format!("cannot watch for SIGTERM: {error}"));
     let mut signals = Signals::new([SIGTERM]).map_err(failed)?;
     let control = control.clone();
-    let mut watch = move || {
+    let watch = move || {
         for (heard, _) in signals.forever().enumerate() {
             if heard == 0 {
                 tracing::info!("asked to stop: what is closed will be committed");
@@ -45,6 +45,6 @@ pub(super) fn on_signal(
             }
         }
     };
-    thread::Builder::new().name("signals".to_owned()).spawn(move || watch()).map_err(failed)?;
+    thread::Builder::new().name("signals".to_owned()).spawn(watch).map_err(failed)?;
     Ok(())
 }

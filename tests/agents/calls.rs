@@ -139,10 +139,9 @@ fn calls_of_all_forms_give_their_results() {
         let v = *value;
         let durable = ctx.durable("durable", v, async |v| Ok::<_, String>(v + 1)).await?.map_err(Error::new)?;
         let blocking = ctx.durable_blocking("blocking", v, |v| Err::<i64, String>(format!("no {v}"))).await?;
-        // No encoding: the result need not have one.
-        let plain = ctx.call("plain", move || async move { std::thread::current().id() }).await?;
+        let plain = ctx.call("plain", move || async move { format!("{:?}", std::thread::current().id()) }).await?;
         let here = ctx.call_blocking("plain blocking", move || Arc::new(v)).await?;
-        assert_eq!(plain, std::thread::current().id(), "`complete` runs it on this thread");
+        assert_eq!(plain, format!("{:?}", std::thread::current().id()), "`complete` runs it on this thread");
         ctx.output(format!("{durable} {blocking:?} {here}"));
         Ok(())
     });

@@ -160,3 +160,47 @@ fn records_go_on_at_their_place() {
     assert!(Records::from([(0, 'x')]).seek(&7_u64.to_le_bytes()).is_err());
     assert!(Records::from(rows).seek(&[1]).is_err());
 }
+
+#[test]
+fn comma_separated_lines_have_one_header_and_can_be_read_again() {
+    #[derive(Clone, Debug, serde::Deserialize, serde::Serialize, PartialEq)]
+    struct Flight {
+        day: u64,
+        tail: String,
+        delay: Option<i32>,
+    }
+    let flight = |day, tail: &str, delay| Flight { day, tail: tail.to_owned(), delay };
+    let flights = [flight(1, "N1", Some(-3)), flight(2, "a,\"b\"\n", None), flight(2, "", Some(0))];
+    let place = tempfile::tempdir().expect("a directory");
+    let (first, second) = (place.path().join("first.csv"), place.path().join("second.csv"));
+    for input in [None, Some(first.clone())] {
+        let (rows, path) = (flights.clone(), if input.is_none() { first.clone() } else { second.clone() });
+        execute(&ClusterConfig::single(2), move |worker, job| {
+            worker.dataflow::<u64, _, _>(|scope| {
+                let rows = match &input {
+                    None => job.source(scope, "rows", Records::from(rows.clone().map(|row| (row.day, row))))?,
+                    Some(input) => job.source(scope, "rows", Csv::file(input).epoch(|row: &Flight| row.day))?,
+                };
+                rows.sink(job, "flights", timely_agents::CsvLines::file(&path))?;
+                Ok(())
+            })
+        })
+        .expect("no failure");
+    }
+    let text = fs::read_to_string(first).expect("the output");
+    assert_eq!(text, "day,tail,delay\n1,N1,-3\n2,\"a,\"\"b\"\"\n\",\n2,,0\n");
+    assert_eq!(fs::read_to_string(second).expect("the output"), text);
+}
+
+#[test]
+fn parts_are_refused_without_checkpoints() {
+    let outcome = execute(&ClusterConfig::single(1), |worker, job| {
+        worker.dataflow::<u64, _, _>(|scope| {
+            job.source(scope, "numbers", Records::from([(0, 1)]))?.sink(job, "parts", JsonLines::parts("/tmp/x"))?;
+            Ok(())
+        })
+    });
+    let failure = outcome.expect_err("no commits");
+    assert_eq!(failure.kind(), FailureKind::Usage);
+    assert!(failure.message().starts_with("parts: output /tmp/x: parts appear with commits"), "{failure}");
+}

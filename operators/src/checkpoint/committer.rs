@@ -27,8 +27,8 @@ use super::store::StoreLock;
 use crate::cluster::{Control, Failure};
 use crate::quiet;
 
-/// Does a publication, durably; doing it twice does no harm.
-pub type Publish = Box<dyn FnMut(&Publication) -> io::Result<()> + Send>;
+/// Does the publications of a commit, durably; doing them twice does no harm.
+pub type Publish = Box<dyn FnMut(&[Publication]) -> io::Result<()> + Send>;
 
 /// Told of the frontier below which all is committed.
 pub type Told = Box<dyn FnMut(Option<u64>) + Send>;
@@ -146,13 +146,13 @@ impl Thread {
     }
 
     fn publish_all(&mut self, publications: &[Publication]) -> Result<(), Error> {
-        for publication in publications {
-            step("commit.publish", || (self.publish)(publication)).map_err(|error| {
-                let (Publication::Rename { from, .. } | Publication::Apply { from, .. }) = publication;
-                Error::Io { action: "publish", file: from.clone(), error }
-            })?;
+        if publications.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        step("commit.publish", || (self.publish)(publications)).map_err(|error| {
+            let (Publication::Rename { from, .. } | Publication::Apply { from, .. }) = &publications[0];
+            Error::Io { action: "publish", file: from.clone(), error }
+        })
     }
 
     fn tell(&mut self, frontier: Option<u64>) -> Result<(), Error> {

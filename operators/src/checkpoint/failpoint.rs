@@ -38,6 +38,16 @@ pub const NAMES: &[&str] = &[
     "snapshot.sync",
     "remove.unlink",
     "remove.sync_dir",
+    "sink.stage.create",
+    "sink.stage.open",
+    "sink.stage.write",
+    "sink.stage.sync",
+    "sink.stage.sync_folder",
+    "sink.publish.rename",
+    "sink.publish.apply",
+    "sink.publish.unlink",
+    "sink.publish.sync",
+    "sink.sweep.unlink",
 ];
 
 /// All points: three for each step.

@@ -79,9 +79,11 @@ impl Run {
         let generation = first.generation();
         let committer = first.committer(
             manifest,
-            Box::new(move |publication| {
-                // A test that does not look at them is fine.
-                let _ = publish.send(publication.clone());
+            Box::new(move |publications| {
+                for publication in publications {
+                    // A test that does not look at them is fine.
+                    let _ = publish.send(publication.clone());
+                }
                 Ok(())
             }),
             Box::new(move |frontier| {

@@ -192,6 +192,8 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     carried: Option<Carried>,
     /// The greatest epoch to which unfinished work has been moved.
     floor: u64,
+    /// The epoch at which the job goes on.
+    start: u64,
     /// Whether open work has changed since the least times of facts were asked for.
     work_changed: bool,
     ids: Vec<KeyId>,
@@ -249,6 +251,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             restoring: Restoring::default(),
             carried,
             floor: T::minimum().epoch(),
+            start: T::minimum().epoch(),
             work_changed: false,
             index,
             ids: Vec::new(),
@@ -265,6 +268,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
 
     /// Tells the least epoch open at the input; `None` when it has ended.
     pub fn advance(&mut self, epoch: Option<u64>) {
+        // Until word of where the sources go on has come, the input seems to be before that.
+        let epoch = epoch.map(|epoch| epoch.max(self.start));
         if epoch == self.epoch || self.phase != Phase::Open {
             return;
         }

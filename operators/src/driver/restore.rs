@@ -76,6 +76,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     /// What does not fit this program.
     pub fn restored(&mut self, resume: u64) -> Result<(), String> {
         self.floor = resume;
+        self.start = resume;
         self.epoch = Some(resume);
         self.behavior.advance(self.epoch);
         let Restoring { notifications, waiting, runs, entries } = std::mem::take(&mut self.restoring);

@@ -3,7 +3,8 @@
 //! ```text
 //! job without checkpoints:  write_lines ──▶ FileSink (a thread) ──▶ a file, at success
 //! job with checkpoints:     stage_lines ─┐
-//!                           stage_whole ─┴▶ Stager (a thread) ──▶ a staged file per epoch ──▶ publish, at the commit
+//!                           stage_whole ─┼▶ Stager (a thread) ──▶ a staged file per epoch ──▶ Publisher, at the commit:
+//!                           stage_rows ──┘            file in place, or rows and mark in one transaction of the sink
 //!                                └──Ack::Staged, at its epoch──▶ the committer
 //! ```
 //!
@@ -13,14 +14,17 @@
 //!
 //! Not here: who commits and calls [`publish`], and what the lines are.
 
+pub mod conformance;
 mod encode;
 mod file;
 mod naming;
 mod publish;
+mod rows;
 mod stage;
 mod stager;
 mod staging;
 mod step;
+mod transactional;
 
 use std::io;
 
@@ -28,8 +32,10 @@ pub use self::encode::Encode;
 pub use self::file::{FileSink, write_lines};
 pub use self::naming::Place;
 pub use self::publish::{publish, sweep};
+pub use self::rows::stage_rows;
 pub use self::stage::{stage_lines, stage_whole};
 pub use self::stager::{Stager, StagerOptions};
+pub use self::transactional::{Publisher, TransactionalSink};
 
 /// An error of the system without the number at its end.
 fn reason(error: &io::Error) -> String {

@@ -22,13 +22,18 @@ pub enum Place {
     },
     /// One file, replaced as a whole.
     Whole(PathBuf),
+    /// A transactional sink; staged in a folder.
+    Rows {
+        /// The folder.
+        dir: PathBuf,
+    },
 }
 
 impl Place {
     /// The folder in which the output is, and beside it what is staged.
     pub fn dir(&self) -> &Path {
         match self {
-            Place::Parts { dir, .. } => dir,
+            Place::Parts { dir, .. } | Place::Rows { dir } => dir,
             Place::Whole(file) => folder_of(file).unwrap_or(file),
         }
     }
@@ -48,6 +53,7 @@ pub(super) struct Naming {
 enum Target {
     Parts { dir: String, extension: String },
     Whole(String),
+    Rows,
 }
 
 impl Naming {
@@ -62,19 +68,22 @@ impl Naming {
     }
 
     pub(super) fn publication(&self, epoch: u64) -> Publication {
+        let from = self.staged(epoch);
         let to = match &self.to {
             Target::Parts { dir, extension } => {
                 format!("{dir}/{}-{epoch:020}-p{}.{extension}", self.sink, self.process)
             }
             Target::Whole(file) => file.clone(),
+            Target::Rows => return Publication::Apply { sink: self.sink.clone(), epoch, from },
         };
-        Publication::Rename { from: self.staged(epoch), to }
+        Publication::Rename { from, to }
     }
 }
 
 fn target(sink: &str, dir: &Path, place: Place) -> Result<Target, Failure> {
     Ok(match place {
         Place::Parts { extension, .. } => Target::Parts { dir: text(sink, dir)?, extension },
+        Place::Rows { .. } => Target::Rows,
         Place::Whole(file) => match file.file_name() {
             Some(name) => Target::Whole(text(sink, &dir.join(name))?),
             None => return Err(Failure::usage(format!("sink {sink}: {} names no file", file.display()))),

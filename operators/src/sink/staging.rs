@@ -118,7 +118,10 @@ impl Staging {
 impl Part {
     fn spill(&mut self) -> io::Result<()> {
         if self.file.is_none() {
-            self.file = Some(step("sink.stage.open", || File::create(&self.path))?);
+            step("sink.stage.open", || {
+                self.file = Some(File::create(&self.path)?);
+                Ok(())
+            })?;
         }
         if let Some(file) = &mut self.file {
             step("sink.stage.write", || file.write_all(&self.bytes))?;

@@ -2,8 +2,9 @@
 
 use std::io;
 
+use crate::checkpoint::failpoint;
+
 /// Does one step that a crash can fall before or after; `name` says which.
-pub(super) fn step<R>(name: &'static str, io: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
-    let _ = name;
-    io()
+pub(super) fn step(name: &'static str, io: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    failpoint::step(name, io)
 }

@@ -8,3 +8,4 @@ mod sink;
 mod source;
 mod source_acks;
 mod stage;
+mod transactional;
