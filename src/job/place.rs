@@ -1,7 +1,12 @@
 //! A place in a file of lines, for readers to go on at.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use timely_agents_operators::cluster::Failure;
+
+/// How often the end of a file that may grow is looked at.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// Between two lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,9 +8,12 @@
 //! of a job commit together, and an epoch that stays open here stays open for all.
 //!
 //! # Invariants
+//! - At most as many records as the input's capacity are unacknowledged; beyond that it refuses (rule S9).
 //! - Records keep the order in which they were pushed, and ticks their place among them.
 //! - No ticket is acknowledged before its epoch is committed, and none waits for ever: when the job fails, or the input
 //!   ends before a record was taken, its ticket says that nothing is known.
+//!
+//! In a job of several processes it is the handle of the process that reads the source that takes records.
 //!
 //! Not here: who listens to clients, and how a client's second sending is told from a second record; give records an
 //! identity of their own for that.
@@ -38,8 +41,8 @@ pub struct DurableInput<I> {
 /// A record that was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused<I> {
-    /// As many records wait as may. Try again when some of them are acknowledged.
-    #[error("the input is full: as many records wait as may")]
+    /// As many records are unacknowledged as may be. Try again when some of them are not any more.
+    #[error("the input is full: as many records are unacknowledged as may be")]
     Full(I),
     /// The input was closed, or its job has ended.
     #[error("the input is closed")]
@@ -54,7 +57,7 @@ struct Shared<I> {
 
 struct State<I> {
     waiting: VecDeque<Waiting<I>>,
-    /// How many of what waits are records.
+    /// How many records are unacknowledged: those that wait, and those that were taken.
     records: usize,
     /// By epoch, what was taken and is not committed.
     taken: BTreeMap<u64, Vec<Ticket>>,
@@ -69,7 +72,7 @@ enum Waiting<I> {
 }
 
 impl<I> DurableInput<I> {
-    /// An input in which up to `capacity` records may wait to be taken, and whose epochs tick when asked to.
+    /// An input of which up to `capacity` records may be unacknowledged, and whose epochs tick when asked to.
     pub fn new(capacity: usize) -> Self {
         Self::with(capacity, None)
     }
@@ -105,16 +108,13 @@ impl<I> DurableInput<I> {
         }
         let ticket = Ticket::new();
         state.records += 1;
-        state.waiting.push_back(Waiting::Record(record, ticket.clone()));
-        state.wake();
+        state.put(Waiting::Record(record, ticket.clone()));
         Ok(ticket)
     }
 
     /// Ends the present epoch behind the records that were pushed so far.
     pub fn tick(&self) {
-        let mut state = self.shared.lock();
-        state.waiting.push_back(Waiting::Tick);
-        state.wake();
+        self.shared.lock().put(Waiting::Tick);
     }
 
     /// No more records: the source ends when it has taken those that wait.
@@ -148,7 +148,9 @@ impl<I> Shared<I> {
         let settled = {
             let mut state = self.lock();
             let later = frontier.map_or_else(BTreeMap::new, |frontier| state.taken.split_off(&frontier));
-            std::mem::replace(&mut state.taken, later)
+            let settled = std::mem::replace(&mut state.taken, later);
+            state.records -= settled.values().map(Vec::len).sum::<usize>();
+            settled
         };
         for (epoch, tickets) in settled {
             for ticket in tickets {
@@ -159,30 +161,46 @@ impl<I> Shared<I> {
 
     /// No more records are taken.
     fn end(&self) {
-        let waiting = {
+        let mut refused = Vec::new();
+        {
             let mut state = self.lock();
             state.closed = true;
-            state.records = 0;
-            std::mem::take(&mut state.waiting)
-        };
-        for entry in waiting {
-            if let Waiting::Record(_, ticket) = entry {
-                ticket.settle(Err(Unacknowledged));
+            for entry in std::mem::take(&mut state.waiting) {
+                if let Waiting::Record(_, ticket) = entry {
+                    refused.push(ticket);
+                }
             }
+            state.records -= refused.len();
+        }
+        for ticket in refused {
+            ticket.settle(Err(Unacknowledged));
         }
     }
 
     /// Nothing more will be heard of commits.
     fn abandon(&self) {
         self.end();
-        let taken = std::mem::take(&mut self.lock().taken);
-        for ticket in taken.values().flatten() {
+        let taken: Vec<Ticket> = {
+            let mut state = self.lock();
+            let taken: Vec<_> = std::mem::take(&mut state.taken).into_values().flatten().collect();
+            state.records -= taken.len();
+            taken
+        };
+        for ticket in taken {
             ticket.settle(Err(Unacknowledged));
         }
     }
 }
 
 impl<I> State<I> {
+    fn put(&mut self, entry: Waiting<I>) {
+        self.waiting.push_back(entry);
+        // Who has not taken what was there before will come for it and for this.
+        if self.waiting.len() == 1 {
+            self.wake();
+        }
+    }
+
     fn wake(&self) {
         if let Some(waker) = &self.waker {
             // An error means that the worker is gone, and its source with it.
@@ -201,8 +219,7 @@ impl<I> fmt::Debug for DurableInput<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.shared.lock();
         f.debug_struct("DurableInput")
-            .field("waiting", &state.records)
-            .field("uncommitted", &state.taken.values().map(Vec::len).sum::<usize>())
+            .field("unacknowledged", &state.records)
             .field("closed", &state.closed)
             .finish_non_exhaustive()
     }

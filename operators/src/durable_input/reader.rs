@@ -56,7 +56,6 @@ impl<I: Send + 'static> Reader for DurableReader<I> {
         let mut state = self.shared.lock();
         match state.waiting.pop_front() {
             Some(Waiting::Record(record, ticket)) => {
-                state.records -= 1;
                 state.taken.entry(self.epoch).or_default().push(ticket);
                 Ok(Next::Record(self.epoch, record))
             }

@@ -45,12 +45,14 @@ pub fn stage_lines<'scope, T: EpochTime, D: 'static>(
             let mut pieces = BTreeMap::<u64, Vec<u8>>::new();
             input.for_each_time(|capability, batches| {
                 let epoch = capability.time().epoch();
-                if failed || epoch < desk.seat.resume() {
+                let mut items = batches.flat_map(|batch| batch.drain(..)).peekable();
+                // What is no output has no file.
+                if failed || epoch < desk.seat.resume() || items.peek().is_none() {
                     return;
                 }
                 desk.hold(epoch, &capability);
                 let bytes = pieces.entry(epoch).or_default();
-                for item in batches.flat_map(|batch| batch.drain(..)) {
+                for item in items {
                     let headed = if header.is_empty() { encode.header(&item, &mut header) } else { Ok(()) };
                     if let Err(why) = headed.and_then(|()| encode.encode(&item, bytes)) {
                         let sink = desk.seat.sink();
@@ -78,7 +80,8 @@ pub fn stage_lines<'scope, T: EpochTime, D: 'static>(
 /// takes its records and says what the file contains from now on. Epochs below the frontier from which the job goes on
 /// are rendered too, since what was restored comes with them, but not staged: their content is at its place.
 ///
-/// The stream that is returned has an [`Ack::Staged`] for each epoch that changed the file.
+/// The stream that is returned has an [`Ack::Staged`] for each epoch that changed the file. Without any record there is
+/// no file.
 pub fn stage_whole<T: EpochTime, D: timely::ExchangeData>(
     stream: StreamVec<'_, T, D>,
     stager: Option<Stager>,

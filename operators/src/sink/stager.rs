@@ -10,7 +10,7 @@
 //! - Files of a generation are in a folder of their own: an older generation cannot touch them (rule D9).
 //! - Bytes of an open epoch beyond a mebibyte wait in its file and not in memory.
 //!
-//! Not here: capabilities (`stage`), the thread's work (`staging`), and what is visible (`publish`).
+//! Not here: bounds for what was handed over and is not written yet; capabilities (`stage`), the thread's work (`staging`), and what is visible (`publish`).
 
 use std::fmt;
 use std::io;

@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::marker::PhantomData;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -72,7 +71,7 @@ impl Publisher {
 
     /// Adds the transactional sink called `name` in publications.
     pub fn add<S: TransactionalSink>(&mut self, name: impl Into<String>, sink: S) {
-        self.sinks.insert(name.into(), Box::new(Applier { sink, row: PhantomData::<fn() -> S::Row> }));
+        self.sinks.insert(name.into(), Box::new(Applier { sink }));
     }
 
     /// Does what is to be published of some epochs, among it everything of each epoch. Renames come in the order in which
@@ -129,19 +128,34 @@ trait Apply: Send {
     fn apply(&mut self, epoch: u64, files: &[&str]) -> Result<(), Failure>;
 }
 
-struct Applier<S, R> {
+struct Applier<S> {
     sink: S,
-    row: PhantomData<fn() -> R>,
 }
 
-impl<S: TransactionalSink> Apply for Applier<S, S::Row> {
+impl<S: TransactionalSink> Applier<S> {
+    fn has(&mut self, epoch: u64) -> Result<bool, Failure> {
+        Ok(self.sink.progress()?.is_some_and(|mark| mark > epoch))
+    }
+}
+
+impl<S: TransactionalSink> Apply for Applier<S> {
     fn apply(&mut self, epoch: u64, files: &[&str]) -> Result<(), Failure> {
         // Rows that are in may have lost their files; so this comes before the files are opened.
-        if self.sink.progress()?.is_some_and(|mark| mark > epoch) {
+        if self.has(epoch)? {
             return Ok(());
         }
-        let opened: Vec<RowsFile<S::Row>> =
-            files.iter().map(|file| RowsFile::open(Path::new(file))).collect::<Result<_, _>>()?;
-        self.sink.apply(epoch, &mut opened.into_iter().flatten())
+        let opened: Result<Vec<RowsFile<S::Row>>, _> =
+            files.iter().map(|file| RowsFile::open(Path::new(file))).collect();
+        match opened {
+            Ok(opened) => self.sink.apply(epoch, &mut opened.into_iter().flatten()),
+            // A process of an older generation may have been about to apply them, and was faster.
+            Err(failure) => {
+                if self.has(epoch)? {
+                    Ok(())
+                } else {
+                    Err(failure)
+                }
+            }
+        }
     }
 }

@@ -70,8 +70,9 @@ pub trait Reader: 'static {
         Ok(())
     }
 
-    /// Where the record that was given last begins, in terms of the reader's own; before the first, where that one
-    /// begins, and at the end, the end. `None`, the default, if records cannot be read again.
+    /// Where a source would go on that has sent all before the record that was given last: where that record begins, in
+    /// terms of the reader's own. Before the first record, where that one begins; after [`Next::Epoch`] and at the end,
+    /// behind all that was given. `None`, the default, if records cannot be read again.
     fn position(&self) -> Option<Vec<u8>> {
         None
     }

@@ -160,33 +160,39 @@ impl<T: EpochTime, R: Reader> Reading<T, R> {
     ) -> Result<Outcome, Failure> {
         let mut bytes = 0;
         let mut records = 0;
+        let mut turns = 0;
+        // Within an epoch one question in an activation answers for all.
+        let mut asked = false;
         let outcome = loop {
-            if records >= self.options.batch.max(1) || bytes >= Attached::CHUNK_BYTES {
+            if turns >= self.options.batch.max(1) || bytes >= Attached::CHUNK_BYTES {
                 break Ok(Outcome::More);
             }
-            let (item, asked) = match self.next.take() {
-                Some(item) => (item, false),
-                None => match self.reader.poll() {
-                    Ok(Next::Record(epoch, item)) => match self.enter(epoch, output, acks) {
-                        // Within an epoch the question at the start of the activation answers for all.
-                        Ok(entered) => (item, !entered && records > 0),
-                        Err(failure) => break Err(failure),
-                    },
-                    Ok(Next::Epoch(epoch)) => match self.enter(epoch, output, acks) {
-                        Ok(_) => continue,
-                        Err(failure) => break Err(failure),
-                    },
-                    Ok(Next::Idle(again)) => {
-                        if let Some(again) = again {
-                            self.alarm.ring_after(again);
+            turns += 1;
+            let item = match self.next.take() {
+                Some(item) => item,
+                None => {
+                    let (epoch, item) = match self.reader.poll() {
+                        Ok(Next::Record(epoch, item)) => (epoch, Some(item)),
+                        Ok(Next::Epoch(epoch)) => (epoch, None),
+                        Ok(Next::Idle(again)) => {
+                            if let Some(again) = again {
+                                self.alarm.ring_after(again);
+                            }
+                            break Ok(Outcome::Paused);
                         }
-                        break Ok(Outcome::Paused);
+                        Ok(Next::End) => break Ok(Outcome::Ended),
+                        Err(failure) => break Err(failure),
+                    };
+                    match self.enter(epoch, output, acks) {
+                        Ok(entered) => asked &= !entered,
+                        Err(failure) => break Err(failure),
                     }
-                    Ok(Next::End) => break Ok(Outcome::Ended),
-                    Err(failure) => break Err(failure),
-                },
+                    let Some(item) = item else { continue };
+                    item
+                }
             };
-            if (!asked && !self.admitted()) || !self.in_time() {
+            asked = asked || self.admitted();
+            if !asked || !self.in_time() {
                 self.next = Some(item);
                 break Ok(Outcome::Paused);
             }

@@ -113,13 +113,16 @@ fn a_record_from_another_thread_wakes_the_worker() {
 }
 
 #[test]
-fn a_full_input_refuses_until_records_are_taken() {
+fn a_full_input_refuses_until_records_are_acknowledged() {
     alone(|worker| {
         let (input, sources) = (DurableInput::new(2), Sources::default());
         let _tickets = [input.push(1).unwrap(), input.push(2).unwrap()];
+        input.tick();
         assert_eq!(input.push(3).unwrap_err(), Refused::Full(3));
         let (_, probe) = build(worker, &input, &sources, 0);
         settle(worker);
+        assert_eq!(input.push(3).unwrap_err(), Refused::Full(3));
+        sources.committed(Some(1));
         assert!(input.push(3).is_ok());
         input.close();
         settle(worker);

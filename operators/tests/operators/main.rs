@@ -4,6 +4,7 @@
 mod cluster;
 mod durable_input;
 mod flow;
+mod resume;
 mod sink;
 mod source;
 mod source_acks;

@@ -15,13 +15,13 @@ use timely_agents_operators::source::{
 };
 
 /// Rows from memory; a position is the row's number in one byte.
-struct Replayed {
+pub(crate) struct Replayed {
     rows: Vec<(u64, u64)>,
     next: usize,
     given: bool,
 }
 
-fn replayed(rows: &[(u64, u64)]) -> Replayed {
+pub(crate) fn replayed(rows: &[(u64, u64)]) -> Replayed {
     Replayed { rows: rows.to_vec(), next: 0, given: false }
 }
 
@@ -297,6 +297,24 @@ fn no_more_epochs_are_begun_than_may_wait_for_their_commit() {
         sources.committed(Some(4));
         settle(worker);
         assert_eq!(rows(), 5);
+        assert!(watched.done());
+    });
+}
+
+#[test]
+fn an_epoch_that_began_without_a_record_is_asked_for_too() {
+    alone(|worker| {
+        let sources = Sources::default();
+        let mut options = options();
+        options.open_epochs = Some(1);
+        options.sources = Some(sources.clone());
+        let said = vec![Next::Record(1, 10), Next::Epoch(2), Next::Record(2, 20), Next::End];
+        let watched = Watched::build(worker, Said(Rc::new(RefCell::new(said))), options, Resume::default());
+        settle(worker);
+        assert_eq!((watched.seen.borrow().rows.len(), watched.frontier()), (1, [Some(2); 2]));
+        sources.committed(Some(2));
+        settle(worker);
+        assert_eq!(watched.seen.borrow().rows.len(), 2);
         assert!(watched.done());
     });
 }

@@ -1,6 +1,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
+use std::io;
+use std::path::Path;
+
 use serde::Deserialize;
+use timely_agents_operators::source::{Next, Reader};
 
 use super::*;
 

@@ -18,8 +18,7 @@ use timely_agents_operators::cluster::Failure;
 use timely_agents_operators::source::{Next, Reader};
 
 use super::super::IntoReader;
-use super::super::csv::LOOK;
-use super::super::place::Place;
+use super::super::place::{LOOK, Place};
 use super::super::wrong::Wrong;
 
 /// A file of JSON lines that is to be read.
