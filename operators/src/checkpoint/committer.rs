@@ -131,12 +131,20 @@ impl Thread {
     }
 
     fn perform(&mut self, mut commands: Vec<Command>) -> Result<(), Error> {
+        let mut written = None;
         while !commands.is_empty() {
             for command in std::mem::take(&mut commands) {
                 match command {
-                    Command::Committed(frontier) => self.tell(frontier)?,
+                    Command::Committed(frontier) => {
+                        self.tell(frontier)?;
+                        // Nobody waits for what comes now.
+                        if let Some((number, manifest)) = written.take() {
+                            self.parts.kept.add(&**self.parts.chain.store(), number, &manifest)?;
+                            self.compactor.consider(&self.parts, manifest)?;
+                        }
+                    }
                     Command::Write(manifest) => {
-                        self.write(*manifest)?;
+                        written = Some(self.write(*manifest)?);
                         commands = self.commit.step(Event::Written);
                     }
                 }
@@ -145,20 +153,19 @@ impl Thread {
         Ok(())
     }
 
-    fn write(&mut self, manifest: Manifest) -> Result<(), Error> {
-        let store = Arc::clone(self.parts.chain.store());
-        let link = Link::Manifest(manifest);
+    /// Makes a manifest durable, then its publications; says its number.
+    fn write(&mut self, manifest: Manifest) -> Result<(u64, Manifest), Error> {
+        let file = self.parts.chain.store().describe("chain");
         let mut added = Ok(0);
         step("commit.manifest", || {
-            added = self.parts.chain.add(&link);
+            added = self.parts.chain.add(&Link::Manifest(manifest.clone()));
             Ok(())
         })
-        .map_err(|error| Error::Io { action: "commit to", file: store.describe("chain"), error })?;
-        let (number, Link::Manifest(manifest)) = (added?, link) else { return Ok(()) };
+        .map_err(|error| Error::Io { action: "commit to", file, error })?;
+        let number = added?;
         tracing::debug!(number, frontier = ?manifest.frontier, "a checkpoint is durable");
         self.publish_all(&manifest.publications)?;
-        self.parts.kept.add(&*store, number, &manifest)?;
-        self.compactor.consider(&self.parts, manifest)
+        Ok((number, manifest))
     }
 
     fn publish_all(&mut self, publications: &[Publication]) -> Result<(), Error> {
