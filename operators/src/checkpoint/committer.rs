@@ -14,15 +14,17 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, Sender, select_biased, unbounded};
 
 use super::ack::{Ack, Publication};
 use super::chain::{Chain, Link};
-use super::commit::{Command, Commit, Event};
+use super::commit::{Command, Commit, Compacted, Event};
+use super::compact::{self, Compaction};
 use super::error::Error;
 use super::failpoint::{self, step};
 use super::gc::Kept;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, SegmentRef, SnapshotRef};
+use super::record::Compression;
 use super::store::StoreLock;
 use crate::cluster::{Control, Failure};
 use crate::quiet;
@@ -61,7 +63,8 @@ impl Committer {
     pub(crate) fn start(parts: Parts, publish: Publish, told: Told, control: Control) -> Result<Self, Error> {
         let (to_thread, events) = unbounded();
         let commit = Commit::new(parts.start.clone());
-        let mut thread = Thread { parts, commit, publish, told };
+        let compactor = Compactor::new(control.clone());
+        let mut thread = Thread { parts, commit, publish, told, compactor };
         thread::Builder::new()
             .name("checkpoint-commit".to_owned())
             .spawn(failpoint::inherited(move || match quiet::catch(|| thread.run(&events)) {
@@ -83,6 +86,8 @@ pub(crate) struct Parts {
     /// Whether that is a checkpoint, or the beginning of the job.
     pub resumed: bool,
     pub kept: Kept,
+    pub compaction: Compaction,
+    pub compression: Compression,
     #[expect(dead_code, reason = "it is held as long as the thread lives")]
     pub lock: Option<Arc<StoreLock>>,
 }
@@ -92,6 +97,7 @@ struct Thread {
     commit: Commit,
     publish: Publish,
     told: Told,
+    compactor: Compactor,
 }
 
 impl Thread {
@@ -101,7 +107,17 @@ impl Thread {
         if self.parts.resumed {
             self.tell(self.commit.last().frontier)?;
         }
-        while let Ok(event) = events.recv() {
+        loop {
+            let event = select_biased! {
+                recv(self.compactor.done) -> compacted => match compacted {
+                    Ok(compacted) => Event::Compacted(compacted),
+                    Err(_) => unreachable!("the compactor keeps a sender"),
+                },
+                recv(events) -> event => match event {
+                    Ok(event) => event,
+                    Err(_) => return Ok(()),
+                },
+            };
             let mut commands = self.commit.step(event);
             // What has come meanwhile goes into one manifest.
             while let Some(Command::Committed(_)) | None = commands.last() {
@@ -112,16 +128,23 @@ impl Thread {
             }
             self.perform(commands)?;
         }
-        Ok(())
     }
 
     fn perform(&mut self, mut commands: Vec<Command>) -> Result<(), Error> {
+        let mut written = None;
         while !commands.is_empty() {
             for command in std::mem::take(&mut commands) {
                 match command {
-                    Command::Committed(frontier) => self.tell(frontier)?,
+                    Command::Committed(frontier) => {
+                        self.tell(frontier)?;
+                        // Nobody waits for what comes now.
+                        if let Some((number, manifest)) = written.take() {
+                            self.parts.kept.add(&**self.parts.chain.store(), number, &manifest)?;
+                            self.compactor.consider(&self.parts, manifest)?;
+                        }
+                    }
                     Command::Write(manifest) => {
-                        self.write(*manifest)?;
+                        written = Some(self.write(*manifest)?);
                         commands = self.commit.step(Event::Written);
                     }
                 }
@@ -130,19 +153,19 @@ impl Thread {
         Ok(())
     }
 
-    fn write(&mut self, manifest: Manifest) -> Result<(), Error> {
-        let store = Arc::clone(self.parts.chain.store());
-        let link = Link::Manifest(manifest);
+    /// Makes a manifest durable, then its publications; says its number.
+    fn write(&mut self, manifest: Manifest) -> Result<(u64, Manifest), Error> {
+        let file = self.parts.chain.store().describe("chain");
         let mut added = Ok(0);
         step("commit.manifest", || {
-            added = self.parts.chain.add(&link);
+            added = self.parts.chain.add(&Link::Manifest(manifest.clone()));
             Ok(())
         })
-        .map_err(|error| Error::Io { action: "commit to", file: store.describe("chain"), error })?;
-        let (number, Link::Manifest(manifest)) = (added?, link) else { return Ok(()) };
+        .map_err(|error| Error::Io { action: "commit to", file, error })?;
+        let number = added?;
         tracing::debug!(number, frontier = ?manifest.frontier, "a checkpoint is durable");
         self.publish_all(&manifest.publications)?;
-        self.parts.kept.add(&*store, number, &manifest)
+        Ok((number, manifest))
     }
 
     fn publish_all(&mut self, publications: &[Publication]) -> Result<(), Error> {
@@ -156,10 +179,74 @@ impl Thread {
     }
 
     fn tell(&mut self, frontier: Option<u64>) -> Result<(), Error> {
+        let file = self.parts.chain.store().describe("");
         let told = step("commit.done", || {
             (self.told)(frontier);
             Ok(())
         });
-        told.map_err(|error| Error::Io { action: "tell of the commit in", file: String::new(), error })
+        told.map_err(|error| Error::Io { action: "tell of a commit of", file, error })
+    }
+}
+
+/// Turns logs into snapshots, on a thread for each.
+struct Compactor {
+    control: Control,
+    tell: Sender<Compacted>,
+    done: Receiver<Compacted>,
+    /// The number of the next snapshot.
+    next: u32,
+    state: Compacting,
+    /// Bytes of logs that the last compaction could not make do without.
+    left: u64,
+}
+
+enum Compacting {
+    Idle,
+    /// Until a manifest names the snapshot of this number.
+    Until(u32),
+}
+
+impl Compactor {
+    fn new(control: Control) -> Self {
+        let (tell, done) = unbounded();
+        Compactor { control, tell, done, next: 0, state: Compacting::Idle, left: 0 }
+    }
+
+    /// Begins a compaction if the logs have become long enough.
+    fn consider(&mut self, parts: &Parts, manifest: Manifest) -> Result<(), Error> {
+        let generation = manifest.generation;
+        let logged = |segments: &[SegmentRef]| segments.iter().map(|segment| segment.length).sum::<u64>();
+        if let Compacting::Until(number) = self.state {
+            if manifest.base.as_ref().is_none_or(|base| (base.generation, base.number) != (generation, number)) {
+                return Ok(());
+            }
+            self.state = Compacting::Idle;
+            self.left = logged(&manifest.segments);
+        }
+        let base = manifest.base.as_ref().map_or(0, |base: &SnapshotRef| base.length);
+        let Compaction { ratio, minimum_bytes, memory_bytes } = parts.compaction;
+        let enough = base.saturating_mul(ratio).max(minimum_bytes);
+        let Some(frontier) = manifest.frontier.filter(|frontier| *frontier > 0) else {
+            return Ok(());
+        };
+        if logged(&manifest.segments).saturating_sub(self.left) < enough {
+            return Ok(());
+        }
+        let name = (generation, self.next);
+        self.state = Compacting::Until(self.next);
+        self.next += 1;
+        let (store, compression) = (Arc::clone(parts.chain.store()), parts.compression);
+        let (tell, control) = (self.tell.clone(), self.control.clone());
+        let work = move || compact::compact(&store, &manifest, frontier, name, memory_bytes, compression);
+        thread::Builder::new()
+            .name("checkpoint-compact".to_owned())
+            .spawn(failpoint::inherited(move || match quiet::catch(work) {
+                // Nobody listens if the job is over: the next start removes the snapshot.
+                Ok(Ok(compacted)) => drop(tell.send(compacted)),
+                Ok(Err(error)) => control.fail(error.into()),
+                Err(panic) => control.fail(Failure::panic(format!("the compaction {panic}"))),
+            }))
+            .map(drop)
+            .map_err(|error| Error::Thread { name: "checkpoint-compact", error })
     }
 }

@@ -35,16 +35,21 @@ impl DirStore {
     /// Those of the system.
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
+        let above = |path: &Path| match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        // Folders that are made have to be as durable as what will be in them: each in the one above it.
+        let mut unsynced = vec![above(&root)];
+        while let Some(folder) = unsynced.last().filter(|folder| !folder.exists()).cloned() {
+            unsynced.push(above(&folder));
+        }
         fs::create_dir_all(&root)?;
         for folder in FOLDERS {
             fs::create_dir_all(root.join(folder))?;
         }
-        // The folders' names are as durable as what will be in them.
         sync_folder(&root)?;
-        match root.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent)?,
-            _ => sync_folder(Path::new("."))?,
-        }
+        unsynced.iter().try_for_each(|folder| sync_folder(folder))?;
         Ok(DirStore { root })
     }
 

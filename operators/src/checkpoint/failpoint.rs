@@ -21,16 +21,16 @@
 
 /// All steps, in the order in which a job meets them.
 pub const NAMES: &[&str] = &[
-    "append.open",
-    "append.sync_dir",
-    "log.write",
-    "log.sync",
-    "log.done",
     "create.write",
     "create.sync",
     "create.link",
     "create.sync_dir",
     "create.unlink",
+    "log.open",
+    "log.write",
+    "log.sync",
+    "append.sync_dir",
+    "log.done",
     "commit.manifest",
     "commit.publish",
     "commit.done",

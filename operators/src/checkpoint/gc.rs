@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::chain;
 use super::error::Error;
+use super::history::History;
 use super::manifest::{Manifest, SnapshotRef};
 use super::segment;
 use super::store::CheckpointStore;
@@ -69,6 +70,73 @@ impl Kept {
         let dropped: Vec<_> = dropped.into_iter().filter(|file| !needed.contains(file)).collect();
         remove(store, &dropped)
     }
+}
+
+/// Removes what no checkpoint of `job` needs, keeping at least `keep` of them; says what that was. Of a store that is in
+/// use, which is left alone unless `live`, the files of the running generation stay.
+///
+/// # Errors
+/// It is in use; a link is damaged, so it cannot be known what is needed; the store fails.
+pub fn gc(store: &dyn CheckpointStore, job: &str, keep: usize, live: bool) -> Result<Vec<String>, Error> {
+    let lock = store.lock().map_err(|error| Error::Io { action: "lock", file: store.describe(""), error })?;
+    if lock.is_none() && !live {
+        return Err(Error::Locked { place: store.describe("") });
+    }
+    let history = History::read(store, Some(job))?;
+    history.whole()?;
+    let generation = if lock.is_some() { u64::MAX } else { history.generation() };
+    let (links, files) = garbage(store, &history, None, keep.max(2), (generation, lock.is_some()))?;
+    remove(store, &links)?;
+    remove(store, &files)?;
+    Ok([links, files].concat())
+}
+
+/// Removes, at the start of `generation` from the checkpoint of link `base`, what earlier ones have left behind. If a link
+/// is damaged all is kept: somebody may want to look at it.
+pub(crate) fn sweep(
+    store: &dyn CheckpointStore,
+    history: &History,
+    base: Option<u64>,
+    keep: usize,
+    generation: u64,
+) -> Result<(), Error> {
+    if let Err(error) = history.whole() {
+        tracing::warn!(%error, "old files are kept");
+        return Ok(());
+    }
+    let (links, files) = garbage(store, history, base, keep, (generation, true))?;
+    remove(store, &links)?;
+    remove(store, &files)
+}
+
+/// Links that are too old, and files of generations below `generation` that no kept checkpoint names. The checkpoints are
+/// that of link `base`, or else the newest, and those before it.
+fn garbage(
+    store: &dyn CheckpointStore,
+    history: &History,
+    base: Option<u64>,
+    keep: usize,
+    (generation, aside): (u64, bool),
+) -> Result<(Vec<String>, Vec<String>), Error> {
+    let mut kept = history.path(base);
+    let trimmed = kept.len() > keep;
+    kept.truncate(keep);
+    let oldest = kept.last().filter(|_| trimmed).map_or(0, |(number, _)| *number);
+    let links = history.numbers().filter(|number| *number < oldest).map(chain::name).collect();
+    let needed: BTreeSet<String> = kept.iter().flat_map(|(_, manifest)| files(manifest)).collect();
+    let mut unneeded = Vec::new();
+    for folder in ["aside", "base", "log"] {
+        let names =
+            store.list(folder).map_err(|error| Error::Io { action: "list", file: store.describe(folder), error })?;
+        unneeded.extend(names.into_iter().map(|(name, _)| name).filter(|name| {
+            let of = segment::parse(name).map(|(generation, ..)| generation);
+            let of = of.or(parse_snapshot(name).map(|(generation, _)| generation));
+            // Files with other names are not ours. What lies aside may be what a running job is about to link.
+            let old = of.is_some_and(|of| of < generation) || (folder == "aside" && aside);
+            old && !needed.contains(name)
+        }));
+    }
+    Ok((links, unneeded))
 }
 
 fn remove(store: &dyn CheckpointStore, names: &[String]) -> Result<(), Error> {

@@ -20,16 +20,16 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Reads the chain of `job`.
-    pub(crate) fn read(store: &dyn CheckpointStore, job: &str) -> Result<Self, Error> {
+    /// Reads the chain; of no other job than `job`, if it is named.
+    pub(crate) fn read(store: &dyn CheckpointStore, job: Option<&str>) -> Result<Self, Error> {
         let mut links = Vec::new();
         for (number, link) in chain::read_all(store)? {
             match link {
                 Err(error @ Error::Damaged { .. }) => links.push((number, Err(error))),
                 Err(error) => return Err(error),
-                Ok(link) if link.job() != job => {
+                Ok(link) if job.is_some_and(|job| link.job() != job) => {
                     let (file, found) = (store.describe(&chain::name(number)), link.job().to_owned());
-                    return Err(Error::OtherJob { file, found, job: job.to_owned() });
+                    return Err(Error::OtherJob { file, found, job: job.unwrap_or_default().to_owned() });
                 }
                 Ok(link) => links.push((number, Ok(link))),
             }
@@ -54,9 +54,9 @@ impl History {
         self.links.iter().filter_map(|(_, link)| link.as_ref().ok()).map(Link::generation).max().unwrap_or(0)
     }
 
-    /// Whether no link is damaged.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.links.iter().all(|(_, link)| link.is_ok())
+    /// The first link that is damaged, as an error.
+    pub(crate) fn whole(&self) -> Result<(), Error> {
+        self.links.iter().find_map(|(_, link)| link.as_ref().err()).map_or(Ok(()), |error| Err(error.copy()))
     }
 
     /// All links, ascending.
@@ -64,12 +64,27 @@ impl History {
         &self.links
     }
 
-    /// All whole manifests, ascending.
-    pub(crate) fn manifests(&self) -> impl Iterator<Item = (u64, &Manifest)> {
-        self.links.iter().filter_map(|(number, link)| match link {
-            Ok(Link::Manifest(manifest)) => Some((*number, manifest)),
-            _ => None,
-        })
+    /// The numbers of all links, ascending.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.links.iter().map(|(number, _)| *number)
+    }
+
+    /// The checkpoint of link `from`, or else the newest, and all that it came from, newest first. What a claim has
+    /// passed over is not among them, nor what is damaged.
+    pub(crate) fn path(&self, from: Option<u64>) -> Vec<(u64, &Manifest)> {
+        let mut path = Vec::new();
+        let upto = |links: &[Read], last: u64| links.partition_point(|(number, _)| *number <= last);
+        let mut rest = &self.links[..from.map_or(self.links.len(), |from| upto(&self.links, from))];
+        while let Some(((number, link), before)) = rest.split_last() {
+            rest = match link {
+                Ok(Link::Claim(claim)) => &before[..claim.base.map_or(0, |base| upto(before, base))],
+                _ => before,
+            };
+            if let Ok(Link::Manifest(manifest)) = link {
+                path.push((*number, manifest));
+            }
+        }
+        path
     }
 
     /// The newest checkpoint; nothing if the job has none. With `usable` falling back is allowed: it says of a checkpoint
@@ -103,10 +118,9 @@ impl History {
                         }
                     }
                 },
-                Err(Error::Damaged { file, offset, why }) => {
-                    damage.get_or_insert(Error::damaged(file, *offset, why));
+                Err(error) => {
+                    damage.get_or_insert(error.copy());
                 }
-                Err(_) => unreachable!("other errors end the reading"),
             }
         }
         match (damage, found) {

@@ -151,7 +151,7 @@ impl Writer {
             None => {
                 self.head.number += 1;
                 let mut opened = None;
-                step("append.open", || {
+                step("log.open", || {
                     opened = Some(self.store.append_new(&name)?);
                     Ok(())
                 })

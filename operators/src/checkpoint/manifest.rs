@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ack::Publication;
 
-/// See the [module](self).
+/// All that a checkpoint consists of, by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The job.

@@ -100,6 +100,15 @@ impl Disk {
         self.files.len() - 1
     }
 
+    /// Makes durable which names are in the folder that `name` would be in, as a directory's sync does.
+    fn sync_folder(&mut self, name: &str) {
+        let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+        let inside = |name: &str| name.rsplit_once('/').map_or("", |(folder, _)| folder) == folder;
+        self.durable.retain(|name, _| !inside(name));
+        let names = self.names.iter().filter(|(name, _)| inside(name));
+        self.durable.extend(names.map(|(name, file)| (name.clone(), *file)));
+    }
+
     /// Gives a name to a file, unless it is taken.
     fn link(&mut self, name: &str, file: usize) -> io::Result<()> {
         if self.names.contains_key(name) {
@@ -118,12 +127,13 @@ impl CheckpointStore for MemoryStore {
             Ok(())
         })?;
         step("create.sync", || {
-            self.disk().files[file].synced = bytes.len();
+            let file = &mut self.disk().files[file];
+            file.synced = file.bytes.len();
             Ok(())
         })?;
         step("create.link", || self.disk().link(name, file))?;
         step("create.sync_dir", || {
-            self.disk().durable.insert(name.to_owned(), file);
+            self.disk().sync_folder(name);
             Ok(())
         })
     }
@@ -164,7 +174,7 @@ impl CheckpointStore for MemoryStore {
         step("remove.sync_dir", || {
             let mut disk = self.disk();
             for name in names {
-                disk.durable.remove(name);
+                disk.sync_folder(name);
             }
             Ok(())
         })
@@ -215,10 +225,7 @@ impl StoreFile for MemoryFile {
         file.synced = file.bytes.len();
         drop(disk);
         step("append.sync_dir", || {
-            let mut disk = self.disk()?;
-            if disk.names.get(&self.name) == Some(&self.file) {
-                disk.durable.insert(self.name.clone(), self.file);
-            }
+            self.disk()?.sync_folder(&self.name);
             Ok(())
         })
     }

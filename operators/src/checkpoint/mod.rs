@@ -5,36 +5,39 @@
 
 mod ack;
 mod chain;
-#[allow(dead_code, reason = "snapshots are what uses the rest")]
 mod commit;
 mod committer;
+mod compact;
 pub mod dir_store;
 mod error;
 pub mod failpoint;
-#[allow(dead_code, reason = "snapshots are what uses the rest")]
+#[cfg(test)]
+mod fixture;
 mod gc;
-#[allow(dead_code, reason = "snapshots are what uses the rest")]
 mod history;
 mod log;
 mod manifest;
 pub mod memory_store;
 mod opening;
-#[allow(dead_code, reason = "snapshots are what uses the rest")]
 mod record;
-#[allow(dead_code, reason = "snapshots are what uses the rest")]
 mod restore;
 #[cfg(test)]
 mod scenario;
 mod segment;
+mod snapshot;
 pub mod store;
+mod verify;
 
 pub use self::ack::{Ack, LogPosition, Publication};
 pub use self::committer::{Committer, Publish, Told};
+pub use self::compact::Compaction;
 pub use self::dir_store::DirStore;
 pub use self::error::Error;
+pub use self::gc::gc;
 pub use self::log::{Done, Log, LogOptions};
 pub use self::manifest::{Component, ComponentKind, Manifest, Part, SegmentRef, Shape, SnapshotRef, SourcePosition};
 pub use self::memory_store::MemoryStore;
 pub use self::opening::{Checkpoints, Opened, Opening};
 pub use self::record::{Compression, Record, VERSION, digest};
 pub use self::store::CheckpointStore;
+pub use self::verify::{Finding, Report, verify};

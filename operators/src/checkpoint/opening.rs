@@ -18,9 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::{self, Bound, Chain, Claim, Link};
 use super::committer::{Committer, Parts, Publish, Told};
+use super::compact::Compaction;
 use super::dir_store::DirStore;
 use super::error::Error;
-use super::gc::Kept;
+use super::gc::{self, Kept};
 use super::history::{History, Usable};
 use super::log::{Log, LogOptions};
 use super::manifest::{Manifest, Shape};
@@ -28,6 +29,7 @@ use super::record::Compression;
 use super::restore;
 use super::segment;
 use super::store::{CheckpointStore, StoreLock};
+use super::verify;
 use crate::cluster::Control;
 use crate::fact::FactRef;
 
@@ -45,6 +47,7 @@ pub struct Checkpoints {
 struct Options {
     log: LogOptions,
     keep: usize,
+    compaction: Compaction,
     take_over: bool,
     fall_back: bool,
 }
@@ -63,7 +66,13 @@ impl Checkpoints {
 
     /// In a store.
     pub fn new(store: Arc<dyn CheckpointStore>) -> Self {
-        let options = Options { log: LogOptions::default(), keep: 2, take_over: false, fall_back: false };
+        let options = Options {
+            log: LogOptions::default(),
+            keep: 2,
+            compaction: Compaction::default(),
+            take_over: false,
+            fall_back: false,
+        };
         Checkpoints { store, options }
     }
 
@@ -82,6 +91,12 @@ impl Checkpoints {
     /// How many checkpoints are kept at least; 2 unless told otherwise, and never less.
     pub fn keep(mut self, checkpoints: usize) -> Self {
         self.options.keep = checkpoints.max(2);
+        self
+    }
+
+    /// When and how logs become snapshots.
+    pub fn compaction(mut self, compaction: Compaction) -> Self {
+        self.options.compaction = compaction;
         self
     }
 
@@ -116,8 +131,8 @@ impl Checkpoints {
         let lock = lock.map(Arc::new);
         let mut tries = 0;
         loop {
-            let history = History::read(store, job)?;
-            let usable = |_: &Manifest| Ok(());
+            let history = History::read(store, Some(job))?;
+            let usable = |manifest: &Manifest| verify::checkpoint(store, manifest);
             let usable = self.options.fall_back.then_some::<Usable<'_>>(&usable);
             let base = history.checkpoint(usable)?;
             let bounds = bounds(store)?;
@@ -131,7 +146,8 @@ impl Checkpoints {
                     let manifest = base.map(|(_, manifest)| manifest.clone());
                     let frontier = manifest.as_ref().map(|manifest| manifest.frontier);
                     tracing::info!(generation, ?frontier, "the job's checkpoints are taken over");
-                    let kept = Kept::new(self.options.keep, history.manifests().filter(|(n, _)| Some(*n) <= base_link));
+                    gc::sweep(store, &history, base_link, self.options.keep, generation)?;
+                    let kept = Kept::new(self.options.keep, history.path(base_link).into_iter().rev());
                     let opening = Opening { job: job.to_owned(), generation, link, base: base_link };
                     let leader = Some(Leader { chain, kept, lock });
                     return Ok(Opened { checkpoints: self.clone(), process: 0, opening, manifest, leader });
@@ -301,7 +317,9 @@ impl Opened {
         let Some(Leader { chain, kept, lock }) = self.leader.take() else {
             return Ok(None);
         };
-        let parts = Parts { chain, start, resumed: self.manifest.is_some(), kept, lock };
+        let options = self.checkpoints.options;
+        let (resumed, compaction) = (self.manifest.is_some(), options.compaction);
+        let parts = Parts { chain, start, resumed, kept, lock, compaction, compression: options.log.compression };
         Committer::start(parts, publish, told, control).map(Some)
     }
 }

@@ -5,6 +5,9 @@
 //!   manifest counts on is never read as a torn tail.
 //! - Memory is bounded by the longest record, and what damaged bytes claim to be long is not reserved.
 
+use std::io;
+use std::ops::Range;
+
 use super::error::Error;
 use super::record::{self, FRAME, FactsRef, Head, LOG, NoRecord, RecordRef, VERSION};
 use super::store::CheckpointStore;
@@ -28,67 +31,68 @@ pub(crate) fn parse(name: &str) -> Option<(u64, u32, u32)> {
 pub(crate) struct Records<'s> {
     store: &'s dyn CheckpointStore,
     name: &'s str,
-    length: u64,
-    /// Bytes of the file from `at` on.
+    /// Where in the file to end.
+    end: u64,
+    /// Bytes of the file, from `start` on.
     bytes: Vec<u8>,
-    at: u64,
-    /// How much of `bytes` the last record took.
+    start: u64,
+    /// How many of `bytes` are behind us.
     taken: usize,
 }
 
 impl<'s> Records<'s> {
-    pub(crate) fn new(store: &'s dyn CheckpointStore, name: &'s str, length: u64) -> Self {
-        Records { store, name, length, bytes: Vec::new(), at: 0, taken: 0 }
+    /// All from the start of a record to the end of another.
+    pub(crate) fn range(store: &'s dyn CheckpointStore, name: &'s str, range: Range<u64>) -> Self {
+        Records { store, name, end: range.end, bytes: Vec::new(), start: range.start, taken: 0 }
+    }
+
+    /// Where the next record begins.
+    pub(crate) fn at(&self) -> u64 {
+        self.start + self.taken as u64
     }
 
     /// The next record and where it begins; nothing at the end.
     pub(crate) fn next(&mut self) -> Result<Option<(u64, RecordRef<'_>)>, Error> {
-        self.bytes.drain(..self.taken);
-        self.at += std::mem::take(&mut self.taken) as u64;
-        if self.at == self.length {
+        let at = self.at();
+        if at == self.end {
             return Ok(None);
         }
+        let no_record = |no: NoRecord| {
+            let why = match no {
+                NoRecord::Damaged(why) => why,
+                NoRecord::Short => "it ends within a record",
+            };
+            Error::damaged(self.store.describe(self.name), at, why)
+        };
         self.fill(FRAME)?;
-        let damaged = |at, why| Error::damaged(self.store.describe(self.name), at, why);
-        let Some(frame) = self.bytes.first_chunk() else {
-            return Err(damaged(self.at, "it ends within a record"));
-        };
-        let length = match record::length(*frame) {
-            Ok(length) => length,
-            Err(NoRecord::Damaged(why)) => return Err(damaged(self.at, why)),
-            Err(NoRecord::Short) => return Err(damaged(self.at, "it ends within a record")),
-        };
+        let frame = self.bytes[self.taken..].first_chunk().ok_or_else(|| no_record(NoRecord::Short))?;
+        let length = record::length(*frame).map_err(no_record)?;
         self.fill(length)?;
-        match record::read(&self.bytes) {
-            Ok((record, length)) => {
-                self.taken = length;
-                Ok(Some((self.at, record)))
-            }
-            Err(NoRecord::Damaged(why)) => Err(Error::damaged(self.store.describe(self.name), self.at, why)),
-            Err(NoRecord::Short) => {
-                Err(Error::damaged(self.store.describe(self.name), self.at, "it ends within a record"))
-            }
-        }
+        let (record, length) = record::read(&self.bytes[self.taken..]).map_err(no_record)?;
+        self.taken += length;
+        Ok(Some((at, record)))
     }
 
-    /// Has `wanted` bytes in memory, if the file is so long.
+    /// Has `wanted` bytes in memory, if there are so many.
     fn fill(&mut self, wanted: usize) -> Result<(), Error> {
-        if self.bytes.len() >= wanted {
+        if self.bytes.len() - self.taken >= wanted {
             return Ok(());
         }
-        let end = self.at + self.bytes.len() as u64;
-        let more = (self.length.saturating_sub(end)).min((wanted - self.bytes.len()).max(PART) as u64) as usize;
-        match self.store.read_range(self.name, end, more) {
+        self.bytes.drain(..self.taken);
+        self.start += std::mem::take(&mut self.taken) as u64;
+        let from = self.start + self.bytes.len() as u64;
+        let more = self.end.saturating_sub(from).min((wanted - self.bytes.len()).max(PART) as u64) as usize;
+        let file = || self.store.describe(self.name);
+        match self.store.read_range(self.name, from, more) {
             Ok(bytes) => {
                 self.bytes.extend_from_slice(&bytes);
                 Ok(())
             }
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(Error::damaged(
-                self.store.describe(self.name),
-                end,
-                format!("it ends before its length of {} bytes", self.length),
-            )),
-            Err(error) => Err(Error::Io { action: "read", file: self.store.describe(self.name), error }),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(Error::damaged(file(), from, format!("it ends before the {} bytes that were durable", self.end)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::damaged(file(), 0, "it is missing")),
+            Err(error) => Err(Error::Io { action: "read", file: file(), error }),
         }
     }
 }
@@ -125,7 +129,7 @@ pub(crate) fn read_facts(
     each: &mut dyn FnMut(u64, &FactsRef<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let name = name(generation, process, segment);
-    let mut records = Records::new(store, &name, length);
+    let mut records = Records::range(store, &name, 0..length);
     let wanted = Head { magic: LOG, version: VERSION, generation, process, number: segment, job: job.to_owned() };
     if let Some((_, head)) = records.next()? {
         check_head(head, &wanted, || store.describe(&name))?;
