@@ -171,16 +171,23 @@ fn state(
 
 fn write(writer: &mut SnapshotWriter, component: u32, group: u32, epoch: u64, keys: &Keys) -> Result<(), Error> {
     let mut block = BlockWriter::default();
+    let mut put = |block: &mut BlockWriter<u64>| {
+        let mut written = Ok(());
+        block.finish(true, &mut |block| written = writer.put(component, group, &block));
+        written
+    };
     for (key, facts) in keys {
-        block.key(group, |bytes| bytes.extend_from_slice(key));
-        for (what, value) in facts {
-            block.put_bytes(what, value);
-        }
+        let encode = |bytes: &mut Vec<u8>| bytes.extend_from_slice(key);
+        block.key(group, &epoch, encode, |written| {
+            for (what, value) in facts {
+                written.put_bytes(what, value);
+            }
+        });
         if block.len() >= BLOCK {
-            writer.put(component, group, &block.finish(epoch))?;
+            put(&mut block)?;
         }
     }
-    if block.is_empty() { Ok(()) } else { writer.put(component, group, &block.finish(epoch)) }
+    put(&mut block)
 }
 
 #[cfg(test)]

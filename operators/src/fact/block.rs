@@ -154,6 +154,16 @@ impl<T: Ord + Clone> BlockWriter<T> {
         self.entries.len()
     }
 
+    /// How many bytes were written.
+    pub fn len(&self) -> usize {
+        self.writer.arena.len()
+    }
+
+    /// Whether nothing was.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Hands over what was written, if anything was; the writer is as new.
     ///
     /// With `mix`, times of one block may differ: then the least of them is one of theirs that all others are beyond.
