@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crossbeam::queue::SegQueue;
 use timely::scheduling::SyncActivator;
+use tokio::task::AbortHandle;
 
 use crate::slab::RunToken;
 
@@ -76,6 +77,13 @@ pub enum Completion {
         /// How it ended.
         result: CallResult,
     },
+    /// A call was not over at once: from now on it can be aborted.
+    Waits {
+        /// The call.
+        call: CallRef,
+        /// Aborts it.
+        abort: AbortHandle,
+    },
 }
 
 /// The queue of one operator on one worker; clones are handles of it.
@@ -116,6 +124,11 @@ impl CompletionQueue {
             // An error means that the worker is gone, and with it whoever waits.
             let _ = activator.activate();
         }
+    }
+
+    /// Whether what arrives is refused.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::SeqCst)
     }
 
     /// Takes what has arrived. Called by the operator's worker only.

@@ -3,18 +3,21 @@
 //! One per process, shared by all operators and workers, made when first used. What a call gives comes
 //! back through its operator's completion queue. A panic in a call is the failure of that call.
 
-use std::future::{Future, poll_fn};
+use std::cell::Cell;
+use std::future::Future;
 use std::io;
-use std::pin::pin;
-use std::sync::OnceLock;
-use std::task::Poll;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
 
+use crossbeam::queue::SegQueue;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, yield_now};
 
-use crate::behavior::CallJob;
+use crate::behavior::{CallFuture, CallJob};
 use crate::completion::{CallFailure, CallRef, CallResult, Completion, CompletionQueue};
-use crate::quiet;
+use crate::quiet::{self, Panic};
 
 /// Sizes of the runtime of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,51 +72,154 @@ pub fn handle() -> io::Result<Handle> {
     RUNTIME.get().map(|runtime| runtime.handle().clone()).ok_or_else(|| io::Error::other("the runtime is gone"))
 }
 
+/// How many calls are handed over before the runtime is told, if the operator does not tell it earlier.
+const TELL_AT: usize = 32;
+
+/// How many calls are polled before other tasks of the runtime have a turn.
+const POLLED_IN_A_ROW: usize = 64;
+
 /// Starts calls for one operator.
-#[derive(Clone)]
 pub struct Caller {
+    shared: Arc<Shared>,
+    /// Calls handed over that the runtime has not been told of.
+    untold: Cell<usize>,
+}
+
+/// Calls that nobody has polled yet, and who polls them.
+///
+/// A call is polled once by a poller, which goes from call to call; only one that then waits becomes a task of the
+/// runtime. So a call that is over at once costs no task, and many calls one wake-up. A call that blocks holds up
+/// its poller, not the calls behind it: whoever takes a call sees to it that there is another poller for the rest,
+/// up to one for each thread.
+struct Shared {
     handle: Handle,
     queue: CompletionQueue,
+    calls: SegQueue<(CallRef, CallFuture)>,
+    pollers: AtomicUsize,
+    most_pollers: usize,
 }
 
 impl Caller {
     /// Calls whose ends go to `queue`.
     pub fn new(handle: Handle, queue: CompletionQueue) -> Self {
-        Caller { handle, queue }
+        let most_pollers = handle.metrics().num_workers();
+        let (calls, pollers) = (SegQueue::new(), AtomicUsize::new(0));
+        Caller { shared: Arc::new(Shared { handle, queue, calls, pollers, most_pollers }), untold: Cell::new(0) }
     }
 
-    /// Starts a call.
-    pub fn spawn(&self, call: CallRef, job: CallJob) -> AbortHandle {
+    /// Starts a call, at the latest with [`Caller::tell`]. Where it can be aborted and no handle is given, one comes
+    /// through the queue, as [`Completion::Waits`].
+    pub fn start(&self, call: CallRef, job: CallJob) -> Option<AbortHandle> {
         match job {
-            CallJob::Async(job) => job.spawn(self, call),
+            CallJob::Async(future) => {
+                self.shared.calls.push((call, future));
+                self.untold.set(self.untold.get() + 1);
+                if self.untold.get() >= TELL_AT {
+                    self.tell();
+                }
+                None
+            }
             CallJob::Blocking(body) => {
-                let queue = self.queue.clone();
+                let queue = self.shared.queue.clone();
                 let run = move || {
-                    let result =
-                        quiet::catch(body).unwrap_or_else(|panic| Err(CallFailure::Panicked(panic.to_string())));
+                    let result = quiet::catch(body).unwrap_or_else(panicked);
                     queue.push(Completion::Call { call, result });
                 };
-                self.handle.spawn_blocking(run).abort_handle()
+                Some(self.shared.handle.spawn_blocking(run).abort_handle())
             }
         }
     }
 
-    /// Starts a call that is a future. A panic in it is its failure.
-    pub(crate) fn spawn_future(
-        &self,
-        call: CallRef,
-        future: impl Future<Output = CallResult> + Send + 'static,
-    ) -> AbortHandle {
-        let queue = self.queue.clone();
-        let task = async move {
-            let mut future = pin!(future);
-            let result = poll_fn(|cx| match quiet::catch(|| future.as_mut().poll(cx)) {
-                Ok(poll) => poll,
-                Err(panic) => Poll::Ready(Err(CallFailure::Panicked(panic.to_string()))),
-            })
-            .await;
-            queue.push(Completion::Call { call, result });
-        };
-        self.handle.spawn(task).abort_handle()
+    /// Tells the runtime of the calls handed over.
+    pub fn tell(&self) {
+        if self.untold.replace(0) > 0 {
+            Shared::help(&self.shared);
+        }
     }
+}
+
+impl Shared {
+    /// Sees to it that somebody polls the calls that are there.
+    fn help(self: &Arc<Self>) {
+        if !self.calls.is_empty() && self.enlist() {
+            self.handle.spawn(Arc::clone(self).poll_calls());
+        }
+    }
+
+    /// Counts one more poller, if there may be one.
+    fn enlist(&self) -> bool {
+        let more = |pollers| (pollers < self.most_pollers).then_some(pollers + 1);
+        self.pollers.load(SeqCst) < self.most_pollers && self.pollers.fetch_update(SeqCst, SeqCst, more).is_ok()
+    }
+
+    /// What a poller does.
+    async fn poll_calls(self: Arc<Self>) {
+        loop {
+            let mut polled = 0;
+            while let Some((call, future)) = self.calls.pop() {
+                self.help();
+                self.poll(call, future);
+                polled += 1;
+                if polled == POLLED_IN_A_ROW {
+                    polled = 0;
+                    yield_now().await;
+                }
+            }
+            self.pollers.fetch_sub(1, SeqCst);
+            // Who pushed a call after the last look may have counted on this poller.
+            if self.calls.is_empty() || !self.enlist() {
+                return;
+            }
+        }
+    }
+
+    /// Polls a call for the first time.
+    fn poll(&self, call: CallRef, mut future: CallFuture) {
+        if self.queue.is_closed() {
+            let _: Result<(), Panic> = quiet::catch(|| drop(future));
+            return;
+        }
+        // The task that a waiting call becomes polls it again, with a waker of its own.
+        let mut nobody = Context::from_waker(Waker::noop());
+        match quiet::catch(|| future.as_mut().poll(&mut nobody)) {
+            Ok(Poll::Pending) => {
+                let abort = self.handle.spawn(Waits { call, future, queue: self.queue.clone() }).abort_handle();
+                self.queue.push(Completion::Waits { call, abort });
+            }
+            Ok(Poll::Ready(result)) => self.end(call, result, future),
+            Err(panic) => self.end(call, panicked(panic), future),
+        }
+    }
+
+    fn end(&self, call: CallRef, result: CallResult, future: CallFuture) {
+        let dropped = quiet::catch(|| drop(future));
+        let result = dropped.map_or_else(panicked, |()| result);
+        self.queue.push(Completion::Call { call, result });
+    }
+}
+
+/// The task of a call that was not over at once. A panic in it is its failure.
+struct Waits {
+    call: CallRef,
+    future: CallFuture,
+    queue: CompletionQueue,
+}
+
+impl Future for Waits {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let result = match quiet::catch(|| this.future.as_mut().poll(cx)) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(result)) => result,
+            Err(panic) => panicked(panic),
+        };
+        this.queue.push(Completion::Call { call: this.call, result });
+        Poll::Ready(())
+    }
+}
+
+fn panicked(panic: Panic) -> CallResult {
+    Err(CallFailure::Panicked(panic.to_string()))
 }
