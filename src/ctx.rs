@@ -54,10 +54,11 @@ impl<O> Ctx<O> {
         self.enqueue(id, Payload::Dynamic(Rc::new(event)));
     }
 
+    #[inline]
     fn enqueue(&self, event: u32, payload: Payload) {
         let path = mix(self.task.path.get(), u64::from(next(&self.task.sends)) + 1);
         self.core.common.attention.set(true);
-        self.core.staged.borrow_mut().sent.push(Queued { event, payload, next: 0, path });
+        self.core.staged.borrow_mut().queue.push_back(Queued { event, payload, next: 0, path });
     }
 
     /// Outputs a record downstream, at the run's time.
