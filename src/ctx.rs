@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Debug, Formatter};
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -13,7 +14,7 @@ use timely_agents_operators::behavior::CallJob;
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
 use timely_agents_operators::hash::mix;
 
-use crate::call::{Call, Sleep};
+use crate::call::{Call, Given, Sleep, place};
 use crate::core::{Core, Queued, TaskCell, next};
 use crate::counter::Counter;
 use crate::error::{Error, NotifyError};
@@ -170,7 +171,7 @@ impl<O> Ctx<O> {
         R: Serialize + DeserializeOwned,
     {
         let job = CallJob::future(async move { encode(&f(args).await) });
-        Call::new(&self.core.common, &self.task, name.into(), job, decode)
+        Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(decode))
     }
 
     /// The same for a function that blocks: it runs on the pool for blocking calls.
@@ -181,7 +182,7 @@ impl<O> Ctx<O> {
         R: Serialize + DeserializeOwned,
     {
         let job = CallJob::Blocking(Box::new(move || encode(&f(args))));
-        Call::new(&self.core.common, &self.task, name.into(), job, decode)
+        Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(decode))
     }
 
     /// Calls `f` off the worker, as an asynchronous task of the runtime, without durability: the result needs
@@ -192,8 +193,10 @@ impl<O> Ctx<O> {
         Fut: Future<Output = R> + Send + 'static,
         R: Send + 'static,
     {
-        let job = CallJob::future(async move { Ok(CallValue::Any(Box::new(f().await))) });
-        Call::new(&self.core.common, &self.task, name.into(), job, unbox)
+        let result = Arc::default();
+        let at = Arc::clone(&result);
+        let job = CallJob::future(async move { place(&at, f().await) });
+        Call::new(&self.core.common, &self.task, name.into(), job, Given::Placed { at: result, unbox })
     }
 
     /// The same for a function that blocks.
@@ -202,8 +205,10 @@ impl<O> Ctx<O> {
         F: FnOnce() -> R + Send + 'static,
         R: Send + 'static,
     {
-        let job = CallJob::Blocking(Box::new(move || Ok(CallValue::Any(Box::new(f())))));
-        Call::new(&self.core.common, &self.task, name.into(), job, unbox)
+        let result = Arc::default();
+        let at = Arc::clone(&result);
+        let job = CallJob::Blocking(Box::new(move || place(&at, f())));
+        Call::new(&self.core.common, &self.task, name.into(), job, Given::Placed { at: result, unbox })
     }
 
     /// Waits for `duration` of the operator's clock; other tasks and keys go on.

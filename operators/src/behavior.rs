@@ -100,7 +100,7 @@ pub enum CallJob {
 }
 
 impl CallJob {
-    /// A call that is a future.
+    /// A call that is a future. What it holds when it is over is dropped on the worker.
     pub fn future(future: impl Future<Output = CallResult> + Send + 'static) -> Self {
         CallJob::Async(Box::pin(future))
     }

@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::{AbortHandle, yield_now};
 
 use crate::behavior::{CallFuture, CallJob};
-use crate::completion::{CallFailure, CallRef, CallResult, Completion, CompletionQueue};
+use crate::completion::{CallFailure, CallRef, CallResult, Completion, CompletionQueue, Spent};
 use crate::quiet::{self, Panic};
 
 /// Sizes of the runtime of a process.
@@ -123,7 +123,7 @@ impl Caller {
                 let queue = self.shared.queue.clone();
                 let run = move || {
                     let result = quiet::catch(body).unwrap_or_else(panicked);
-                    queue.push(Completion::Call { call, result });
+                    queue.push(Completion::Call { call, result, spent: Spent::default() });
                 };
                 Some(self.shared.handle.spawn_blocking(run).abort_handle())
             }
@@ -183,7 +183,8 @@ impl Shared {
         let mut nobody = Context::from_waker(Waker::noop());
         match quiet::catch(|| future.as_mut().poll(&mut nobody)) {
             Ok(Poll::Pending) => {
-                let abort = self.handle.spawn(Waits { call, future, queue: self.queue.clone() }).abort_handle();
+                let abort =
+                    self.handle.spawn(Waits { call, future: Some(future), queue: self.queue.clone() }).abort_handle();
                 self.queue.push(Completion::Waits { call, abort });
             }
             Ok(Poll::Ready(result)) => self.end(call, result, future),
@@ -192,16 +193,14 @@ impl Shared {
     }
 
     fn end(&self, call: CallRef, result: CallResult, future: CallFuture) {
-        let dropped = quiet::catch(|| drop(future));
-        let result = dropped.map_or_else(panicked, |()| result);
-        self.queue.push(Completion::Call { call, result });
+        self.queue.push(Completion::Call { call, result, spent: Spent(Some(future)) });
     }
 }
 
 /// The task of a call that was not over at once. A panic in it is its failure.
 struct Waits {
     call: CallRef,
-    future: CallFuture,
+    future: Option<CallFuture>,
     queue: CompletionQueue,
 }
 
@@ -210,12 +209,13 @@ impl Future for Waits {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let result = match quiet::catch(|| this.future.as_mut().poll(cx)) {
+        let Some(future) = &mut this.future else { return Poll::Ready(()) };
+        let result = match quiet::catch(|| future.as_mut().poll(cx)) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(result)) => result,
             Err(panic) => panicked(panic),
         };
-        this.queue.push(Completion::Call { call: this.call, result });
+        this.queue.push(Completion::Call { call: this.call, result, spent: Spent(this.future.take()) });
         Poll::Ready(())
     }
 }

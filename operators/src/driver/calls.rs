@@ -12,6 +12,7 @@ use super::{ActiveCall, Deadline, Driver, Emission, Mailbox, Phase, Registered, 
 use crate::behavior::{Behavior, CallStart};
 use crate::completion::{CallFailure, CallRef, CallResult, CallValue, Completion};
 use crate::keys::KeyId;
+use crate::quiet;
 use crate::slab::RunToken;
 use crate::time::EpochTime;
 
@@ -168,7 +169,11 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                     self.stats.late += 1;
                 }
             }
-            Completion::Call { call, result } => {
+            Completion::Call { call, result, spent } => {
+                // Dropping it is user code.
+                if let Err(panic) = quiet::catch(|| drop(spent.0)) {
+                    tracing::error!(%panic, "a call failed to be dropped");
+                }
                 self.end_call(call, result, false);
                 self.start_calls(sink);
             }
