@@ -591,19 +591,17 @@ fn judge<O>(core: &Core<O>, stats: &mut ActionStats, index: u32, attempt: u32, a
 /// Runs the body of a task that does not wait, and commits or undoes its step; what went wrong, as text.
 #[inline]
 fn take_step<O>(core: &Core<O>, task: &TaskCell, body: impl FnOnce() -> Result<(), Error>) -> Result<(), String> {
-    let result = quiet::catch(body);
-    if matches!(result, Ok(Ok(()))) {
-        if !core.common.attention.get() {
-            return Ok(());
-        }
+    match quiet::catch(body) {
+        Ok(Ok(())) => {}
+        failed => return Err(undo_failed(core, failed)),
+    }
+    if core.common.attention.get() {
         if core.has_fault() {
-            return Err(undo_failed(core, result));
+            return Err(undo_failed(core, Ok(Ok(()))));
         }
         core.publish_step(task);
-        Ok(())
-    } else {
-        Err(undo_failed(core, result))
     }
+    Ok(())
 }
 
 #[cold]
