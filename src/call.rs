@@ -46,10 +46,10 @@ impl<R> Given<R> {
     }
 }
 
-/// Where a call that is not journaled puts its result; as `CallResult`.
-pub(crate) fn place<R>(at: &Mutex<Option<R>>, value: R) -> CallResult {
+/// Puts the result of a call that is not journaled into its place.
+pub(crate) fn place<R>(at: &Mutex<Option<R>>, value: R) -> CallValue {
     *at.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
-    Ok(CallValue::Unit)
+    CallValue::Unit
 }
 
 /// A call to the outside, made by `Ctx::durable` or `Ctx::call` and their blocking forms.

@@ -195,7 +195,7 @@ impl<O> Ctx<O> {
     {
         let result = Arc::default();
         let at = Arc::clone(&result);
-        let job = CallJob::future(async move { place(&at, f().await) });
+        let job = CallJob::future(async move { Ok(place(&at, f().await)) });
         Call::new(&self.core.common, &self.task, name.into(), job, Given::Placed { at: result, unbox })
     }
 
@@ -207,7 +207,7 @@ impl<O> Ctx<O> {
     {
         let result = Arc::default();
         let at = Arc::clone(&result);
-        let job = CallJob::Blocking(Box::new(move || place(&at, f())));
+        let job = CallJob::Blocking(Box::new(move || Ok(place(&at, f()))));
         Call::new(&self.core.common, &self.task, name.into(), job, Given::Placed { at: result, unbox })
     }
 
