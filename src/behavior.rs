@@ -111,13 +111,20 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 Err(message) => return self.direct_failed(head, input, i, message, fuel),
             }
         }
-        self.direct_over(head, input, fuel)
+        let (plan, core) = (Arc::clone(&self.plan), Rc::clone(&self.opened().1.core));
+        self.direct_over(&plan, &core, head, input, fuel)
     }
 
     /// The actions of an input are over; the events that they sent remain.
     #[inline]
-    fn direct_over(&mut self, head: &RunHead, input: I, fuel: &mut u32) -> Progress<Box<Run<O>>> {
-        let core = &*self.opened().1.core;
+    fn direct_over(
+        &mut self,
+        plan: &Inner<I, O>,
+        core: &Rc<Core<O>>,
+        head: &RunHead,
+        input: I,
+        fuel: &mut u32,
+    ) -> Progress<Box<Run<O>>> {
         if !core.common.attention.get() {
             core.memory.borrow_mut().end_inline_run(head.key);
             return Progress::Done;
@@ -126,7 +133,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             self.end(head.key);
             return Progress::Done;
         }
-        self.chain_direct(head, input, fuel)
+        self.chain_direct(plan, core, head, input, fuel)
     }
 
     /// Makes a run that is to go on with its input's action number `next` one that can be kept.
@@ -166,9 +173,14 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     }
 
     /// Goes on with the events that the input's actions have sent.
-    fn chain_direct(&mut self, head: &RunHead, input: I, fuel: &mut u32) -> Progress<Box<Run<O>>> {
-        let plan = Arc::clone(&self.plan);
-        let core = Rc::clone(&self.opened().1.core);
+    fn chain_direct(
+        &mut self,
+        plan: &Inner<I, O>,
+        core: &Rc<Core<O>>,
+        head: &RunHead,
+        input: I,
+        fuel: &mut u32,
+    ) -> Progress<Box<Run<O>>> {
         loop {
             let Some(mut queued) = core.staged.borrow_mut().queue.pop_front() else { break };
             let triggers = plan.program.triggers(queued.event);
@@ -187,11 +199,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 let open = self.opened().1;
                 open.ctx.task.reuse(index, path, 1);
                 core.begin_step();
-                let Err(message) = take_step(&core, &open.ctx.task, || body(&**value, &open.ctx)) else {
+                let Err(message) = take_step(core, &open.ctx.task, || body(&**value, &open.ctx)) else {
                     open.stats[index as usize].finished += 1;
                     continue;
                 };
-                match judge(&core, &mut open.stats[index as usize], index, 1, true, &message) {
+                match judge(core, &mut open.stats[index as usize], index, 1, true, &message) {
                     Verdict::GoOn => {}
                     Verdict::Stop(failure) => return Progress::Failed(failure),
                     Verdict::Dead => {
@@ -565,9 +577,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     #[inline]
     fn end(&mut self, key: KeyId) {
         let core = &*self.opened().1.core;
-        core.memory.borrow_mut().end_run(key);
+        core.memory.borrow_mut().end_inline_run(key);
         core.forget_run();
-        debug_assert!(core.staged.borrow().sent.is_empty(), "steps end before their run");
+        debug_assert!(core.staged.borrow().queue.is_empty(), "steps end before their run");
     }
 }
 
@@ -602,19 +614,17 @@ fn judge<O>(core: &Core<O>, stats: &mut ActionStats, index: u32, attempt: u32, a
 /// Runs the body of a task that does not wait, and commits or undoes its step; what went wrong, as text.
 #[inline]
 fn take_step<O>(core: &Core<O>, task: &TaskCell, body: impl FnOnce() -> Result<(), Error>) -> Result<(), String> {
-    let result = quiet::catch(body);
-    if matches!(result, Ok(Ok(()))) {
-        if !core.common.attention.get() {
-            return Ok(());
-        }
+    match quiet::catch(body) {
+        Ok(Ok(())) => {}
+        failed => return Err(undo_failed(core, failed)),
+    }
+    if core.common.attention.get() {
         if core.has_fault() {
-            return Err(undo_failed(core, result));
+            return Err(undo_failed(core, Ok(Ok(()))));
         }
         core.publish_step(task);
-        Ok(())
-    } else {
-        Err(undo_failed(core, result))
     }
+    Ok(())
 }
 
 #[cold]
@@ -676,7 +686,7 @@ impl<O> Core<O> {
         let staged = &mut *staged;
         let effects = &mut staged.effects;
         if log.is_empty()
-            && staged.sent.is_empty()
+            && staged.queue.len() == marks.queued
             && effects.outputs.len() == marks.outputs
             && effects.tagged.len() == marks.tagged
             && effects.notifications.len() == marks.notifications
@@ -687,7 +697,7 @@ impl<O> Core<O> {
             log,
             outputs: effects.outputs.split_off(marks.outputs),
             tagged: effects.tagged.split_off(marks.tagged),
-            sent: std::mem::take(&mut staged.sent),
+            sent: staged.queue.drain(marks.queued..).collect(),
             notifications: effects.notifications.split_off(marks.notifications),
         }))
     }
@@ -702,7 +712,7 @@ impl<O> Core<O> {
             self.common.control.set(true);
         }
         let mut staged = self.staged.borrow_mut();
-        staged.sent = sent;
+        staged.queue.extend(sent);
         staged.effects.outputs.extend(outputs);
         staged.effects.tagged.extend(tagged);
         if !notifications.is_empty() {
@@ -825,7 +835,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
             (head.key, head.sequence) = (key, sequence);
             let progress = match failed {
                 Some((i, message)) => self.direct_failed(head, input, i, message, fuel),
-                None => self.direct_over(head, input, fuel),
+                None => self.direct_over(&plan, &core, head, input, fuel),
             };
             if !matches!(progress, Progress::Done) || self.wants_control() {
                 return (ended, Some(progress));

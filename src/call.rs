@@ -5,6 +5,7 @@ use std::fmt::{self, Debug, Formatter};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,6 +21,37 @@ enum State {
     Over,
 }
 
+/// How a call's result is found.
+pub(crate) enum Given<R> {
+    /// In its encoded form.
+    Encoded(fn(CallValue) -> Result<R, CallFailure>),
+    /// In a place that the worker made and will free: the allocator is slow where a thread frees what another made.
+    Placed {
+        at: Arc<Mutex<Option<R>>>,
+        /// Of who answers in the call's place, as a test does, and gives a value of its own.
+        unbox: fn(CallValue) -> Result<R, CallFailure>,
+    },
+}
+
+impl<R> Given<R> {
+    fn take(&self, value: CallValue) -> Result<R, CallFailure> {
+        match (self, value) {
+            (Given::Encoded(decode), value) => decode(value),
+            (Given::Placed { at, .. }, CallValue::Unit) => {
+                let given = at.lock().unwrap_or_else(PoisonError::into_inner).take();
+                given.ok_or_else(|| CallFailure::Encoding("a call gives a value, not nothing".into()))
+            }
+            (Given::Placed { unbox, .. }, value) => unbox(value),
+        }
+    }
+}
+
+/// Puts the result of a call that is not journaled into its place.
+pub(crate) fn place<R>(at: &Mutex<Option<R>>, value: R) -> CallValue {
+    *at.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+    CallValue::Unit
+}
+
 /// A call to the outside, made by `Ctx::durable` or `Ctx::call` and their blocking forms.
 ///
 /// It starts when it is first polled, so it can be configured first; its place in the run was taken when
@@ -32,7 +64,7 @@ pub struct Call<R> {
     timeout: Option<Duration>,
     position: u32,
     ordinal: u32,
-    decode: fn(CallValue) -> Result<R, CallFailure>,
+    given: Given<R>,
     state: State,
 }
 
@@ -42,7 +74,7 @@ impl<R> Call<R> {
         task: &Rc<TaskCell>,
         name: Cow<'static, str>,
         job: CallJob,
-        decode: fn(CallValue) -> Result<R, CallFailure>,
+        given: Given<R>,
     ) -> Self {
         Call {
             common: Rc::clone(common),
@@ -51,7 +83,7 @@ impl<R> Call<R> {
             timeout: common.call_timeout,
             position: next(&task.positions),
             ordinal: next(&task.waits),
-            decode,
+            given,
             state: State::Declared(job),
         }
     }
@@ -85,8 +117,11 @@ impl<R> Future for Call<R> {
             Poll::Pending => return Poll::Pending,
         };
         this.state = State::Over;
-        let decode = this.decode;
-        Poll::Ready(result.and_then(decode).map_err(|failure| CallError { name: this.name.to_string(), failure }))
+        Poll::Ready(
+            result
+                .and_then(|value| this.given.take(value))
+                .map_err(|failure| CallError { name: this.name.to_string(), failure }),
+        )
     }
 }
 

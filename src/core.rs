@@ -4,9 +4,9 @@
 //! borrows the driver. Only one step is active at a time, so the buffers here are always that step's.
 //!
 //! # Invariants
-//! - `sent` and the log of memory belong to the active step; between steps both are empty, except that
-//!   the log of a run that never waited stays until its end.
-//! - Outputs beyond [`Marks`] belong to the active step.
+//! - The log of memory belongs to the active step; between steps it is empty, except that the log of a run that
+//!   never waited stays until its end.
+//! - Outputs and queued events beyond [`Marks`] belong to the active step.
 
 use std::any::{Any, type_name};
 use std::borrow::Cow;
@@ -258,15 +258,15 @@ pub(crate) struct Marks {
     pub(crate) outputs: usize,
     pub(crate) tagged: usize,
     pub(crate) notifications: usize,
+    pub(crate) queued: usize,
     pub(crate) writes: usize,
 }
 
 /// What steps bring about.
 pub(crate) struct Staged<O> {
     pub(crate) effects: Effects<O, Tagged>,
-    /// Events of the active step.
-    pub(crate) sent: Vec<Queued>,
-    /// Events of the active run's finished steps that are on their way.
+    /// Events of the active run that are on their way. They are put where they are taken from: a copy of what was
+    /// stored just before would wait for it.
     pub(crate) queue: VecDeque<Queued>,
 }
 
@@ -319,7 +319,7 @@ impl<O> Core<O> {
         Core {
             common: Rc::new(Common::new(program.call_timeout)),
             memory: RefCell::new(Memory::new(&program.slots, facts)),
-            staged: RefCell::new(Staged { effects: Effects::default(), sent: Vec::new(), queue: VecDeque::new() }),
+            staged: RefCell::new(Staged { effects: Effects::default(), queue: VecDeque::new() }),
             marks: Cell::new(Marks::default()),
             undo: RefCell::default(),
             keys,
@@ -354,6 +354,7 @@ impl<O> Core<O> {
             outputs: staged.effects.outputs.len(),
             tagged: staged.effects.tagged.len(),
             notifications: staged.effects.notifications.len(),
+            queued: staged.queue.len(),
             writes: self.memory.borrow().mark(),
         });
     }
@@ -364,7 +365,7 @@ impl<O> Core<O> {
         self.memory.borrow_mut().undo_to(marks.writes, self.key());
         let mut staged = self.staged.borrow_mut();
         let staged = &mut *staged;
-        staged.sent.clear();
+        staged.queue.truncate(marks.queued);
         staged.effects.outputs.truncate(marks.outputs);
         staged.effects.tagged.truncate(marks.tagged);
         staged.effects.notifications.truncate(marks.notifications);
@@ -377,28 +378,31 @@ impl<O> Core<O> {
         if self.observed.get() {
             self.observe_step(&mut staged, task);
         }
-        let staged = &mut *staged;
-        if !staged.sent.is_empty() {
-            if self.keeps_sent {
-                let sent = staged.sent.iter().map(|q| (q.event, q.payload.clone()));
-                self.history.borrow_mut().extend(sent);
-            }
-            let program = &self.program;
-            staged.queue.extend(staged.sent.drain(..).filter(|q| !program.triggers(q.event).is_empty()));
+        let queued = self.marks.get().queued;
+        let queue = &mut staged.queue;
+        if self.keeps_sent {
+            let sent = queue.range(queued..).map(|q| (q.event, q.payload.clone()));
+            self.history.borrow_mut().extend(sent);
+        }
+        let wanted = |event| !self.program.triggers(event).is_empty();
+        if !queue.range(queued..).all(|q| wanted(q.event)) {
+            let sent = queue.split_off(queued);
+            queue.extend(sent.into_iter().filter(|q| wanted(q.event)));
         }
     }
 
     /// Tells observers of the active step's events and outputs.
     fn observe_step(&self, staged: &mut Staged<O>, task: &TaskCell) {
         let action = &self.program.action(task.action.get()).name;
-        for queued in &staged.sent {
+        let Staged { effects, queue } = staged;
+        for queued in queue.range(self.marks.get().queued..) {
             let event = self.tell(queued.event, &queued.payload);
             let record = self.record(event.name, event.attributes, Some(action));
-            staged.effects.tagged.push(record);
+            effects.tagged.push(record);
         }
-        for _ in self.marks.get().outputs..staged.effects.outputs.len() {
+        for _ in self.marks.get().outputs..effects.outputs.len() {
             let record = self.record(names::OUTPUT.into(), Value::Null, Some(action));
-            staged.effects.tagged.push(record);
+            effects.tagged.push(record);
         }
     }
 

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Debug, Formatter};
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -13,7 +14,7 @@ use timely_agents_operators::behavior::CallJob;
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
 use timely_agents_operators::hash::mix;
 
-use crate::call::{Call, Sleep};
+use crate::call::{Call, Given, Sleep, place};
 use crate::core::{Core, Queued, TaskCell, next};
 use crate::counter::Counter;
 use crate::error::{Error, NotifyError};
@@ -54,10 +55,11 @@ impl<O> Ctx<O> {
         self.enqueue(id, Payload::Dynamic(Rc::new(event)));
     }
 
+    #[inline]
     fn enqueue(&self, event: u32, payload: Payload) {
         let path = mix(self.task.path.get(), u64::from(next(&self.task.sends)) + 1);
         self.core.common.attention.set(true);
-        self.core.staged.borrow_mut().sent.push(Queued { event, payload, next: 0, path });
+        self.core.staged.borrow_mut().queue.push_back(Queued { event, payload, next: 0, path });
     }
 
     /// Outputs a record downstream, at the run's time.
@@ -167,7 +169,7 @@ impl<O> Ctx<O> {
         R: Serialize + DeserializeOwned,
     {
         let job = CallJob::future(async move { encode(&f(args).await) });
-        Call::new(&self.core.common, &self.task, name.into(), job, decode)
+        Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(decode))
     }
 
     /// The same for a function that blocks: it runs on the pool for blocking calls.
@@ -178,7 +180,7 @@ impl<O> Ctx<O> {
         R: Serialize + DeserializeOwned,
     {
         let job = CallJob::Blocking(Box::new(move || encode(&f(args))));
-        Call::new(&self.core.common, &self.task, name.into(), job, decode)
+        Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(decode))
     }
 
     /// Calls `f` off the worker, as an asynchronous task of the runtime, without durability: the result is encoded only
@@ -189,9 +191,14 @@ impl<O> Ctx<O> {
         Fut: Future<Output = R> + Send + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
-        let encoded = self.core.records;
-        let job = CallJob::future(async move { give(f().await, encoded) });
-        Call::new(&self.core.common, &self.task, name.into(), job, take)
+        if self.core.records {
+            let job = CallJob::future(async move { encode(&f().await) });
+            return Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(take));
+        }
+        let result = Arc::default();
+        let at = Arc::clone(&result);
+        let job = CallJob::future(async move { Ok(place(&at, f().await)) });
+        Call::new(&self.core.common, &self.task, name.into(), job, Given::Placed { at: result, unbox: take })
     }
 
     /// The same for a function that blocks.
@@ -200,9 +207,14 @@ impl<O> Ctx<O> {
         F: FnOnce() -> R + Send + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
-        let encoded = self.core.records;
-        let job = CallJob::Blocking(Box::new(move || give(f(), encoded)));
-        Call::new(&self.core.common, &self.task, name.into(), job, take)
+        if self.core.records {
+            let job = CallJob::Blocking(Box::new(move || encode(&f())));
+            return Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(take));
+        }
+        let result = Arc::default();
+        let at = Arc::clone(&result);
+        let job = CallJob::Blocking(Box::new(move || Ok(place(&at, f()))));
+        Call::new(&self.core.common, &self.task, name.into(), job, Given::Placed { at: result, unbox: take })
     }
 
     /// Waits for `duration` of the operator's clock; other tasks and keys go on.
@@ -331,11 +343,7 @@ fn decode<R: DeserializeOwned>(value: CallValue) -> Result<R, CallFailure> {
     }
 }
 
-/// The result of a call that is not durable, as it is or `encoded`.
-fn give<R: Serialize + Send + 'static>(result: R, encoded: bool) -> CallResult {
-    if encoded { encode(&result) } else { Ok(CallValue::Any(Box::new(result))) }
-}
-
+/// The result of a call that is not durable, as it is or encoded.
 fn take<R: DeserializeOwned + 'static>(value: CallValue) -> Result<R, CallFailure> {
     match value {
         CallValue::Any(value) => {

@@ -201,7 +201,11 @@ impl<O> Core<O> {
 
     /// The active step is finished: lets it be seen and makes its writes part of the run's. `over` if its task is.
     pub(crate) fn finish_step(&self, task: &TaskCell, over: bool) {
-        let sent = if self.recording() { self.pack(self.staged.borrow().sent.iter()) } else { Vec::new() };
+        let sent = if self.recording() {
+            self.pack(self.staged.borrow().queue.range(self.marks.get().queued..))
+        } else {
+            Vec::new()
+        };
         self.publish_step(task);
         let mut undo = self.undo.borrow_mut();
         let from = undo.len();

@@ -25,12 +25,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::task::AbortHandle;
-
 use crate::completion::{CallRef, CallResult, CompletionQueue};
 use crate::fact::{KeyWriter, What};
 use crate::keys::{Key, KeyId, SharedKeys};
-use crate::runtime::Caller;
 use crate::slab::RunToken;
 
 /// What a run is told of itself.
@@ -91,39 +88,21 @@ pub struct Failure {
     pub message: String,
 }
 
+/// A call's future, of a type that only its maker knows.
+pub type CallFuture = Pin<Box<dyn Future<Output = CallResult> + Send>>;
+
 /// Work for the runtime: it may wait or block, on threads that are not workers.
 pub enum CallJob {
     /// Polled on the asynchronous runtime.
-    Async(Box<dyn AsyncJob>),
+    Async(CallFuture),
     /// Run on the pool for blocking calls.
     Blocking(Box<dyn FnOnce() -> CallResult + Send>),
 }
 
 impl CallJob {
-    /// A call that is a future.
+    /// A call that is a future. What it holds when it is over is dropped on the worker.
     pub fn future(future: impl Future<Output = CallResult> + Send + 'static) -> Self {
-        CallJob::Async(Box::new(Job(future)))
-    }
-}
-
-/// A future of a type that only its maker knows. The box stays on the worker: what the runtime is given is the
-/// future itself, so that nothing is freed on another thread than it was made on.
-pub trait AsyncJob: Send {
-    /// Starts it on the runtime.
-    fn spawn(self: Box<Self>, caller: &Caller, call: CallRef) -> AbortHandle;
-    /// As a future, for who drives it elsewhere.
-    fn into_future(self: Box<Self>) -> Pin<Box<dyn Future<Output = CallResult> + Send>>;
-}
-
-struct Job<F>(F);
-
-impl<F: Future<Output = CallResult> + Send + 'static> AsyncJob for Job<F> {
-    fn spawn(self: Box<Self>, caller: &Caller, call: CallRef) -> AbortHandle {
-        caller.spawn_future(call, self.0)
-    }
-
-    fn into_future(self: Box<Self>) -> Pin<Box<dyn Future<Output = CallResult> + Send>> {
-        Box::pin(self.0)
+        CallJob::Async(Box::pin(future))
     }
 }
 

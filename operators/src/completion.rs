@@ -8,6 +8,7 @@
 //! After [`CompletionQueue::close`] arrivals are refused and counted (rule S6).
 
 use std::any::Any;
+use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,7 +16,9 @@ use std::time::Duration;
 use crossbeam::queue::SegQueue;
 use serde::{Deserialize, Serialize};
 use timely::scheduling::SyncActivator;
+use tokio::task::AbortHandle;
 
+use crate::behavior::CallFuture;
 use crate::slab::RunToken;
 
 /// Names a call, or a sleep, of a run in flight: the task that made it and its place among the task's calls.
@@ -60,6 +63,17 @@ pub enum CallFailure {
 /// The end of a call.
 pub type CallResult = Result<CallValue, CallFailure>;
 
+/// The future of a call that is over. Its memory goes back to the worker that it came from: an allocator is slow where
+/// one thread frees what another is allocating.
+#[derive(Default)]
+pub struct Spent(pub(crate) Option<CallFuture>);
+
+impl Debug for Spent {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("Spent")
+    }
+}
+
 /// Something that came back.
 #[derive(Debug)]
 pub enum Completion {
@@ -76,6 +90,15 @@ pub enum Completion {
         call: CallRef,
         /// How it ended.
         result: CallResult,
+        /// What is left of it.
+        spent: Spent,
+    },
+    /// A call was not over at once: from now on it can be aborted.
+    Waits {
+        /// The call.
+        call: CallRef,
+        /// Aborts it.
+        abort: AbortHandle,
     },
 }
 
@@ -117,6 +140,11 @@ impl CompletionQueue {
             // An error means that the worker is gone, and with it whoever waits.
             let _ = activator.activate();
         }
+    }
+
+    /// Whether what arrives is refused.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::SeqCst)
     }
 
     /// Takes what has arrived. Called by the operator's worker only.

@@ -198,6 +198,7 @@ where
                 queue.drain(|completion| driver.complete(completion, &mut ports));
                 more = driver.work(&mut fuel, &mut ports);
             }
+            caller.tell();
             let inline = driver.stats().inline - inline_before;
             if let Some(each) = (clock.now_ns() - before).checked_div(inline) {
                 driver.record_inline(each, inline);
@@ -319,6 +320,6 @@ impl<T: EpochTime, O: 'static, S: 'static> Sink<T, O, S> for Ports<'_, '_, T, O,
     }
 
     fn spawn(&mut self, call: CallRef, _: Cow<'static, str>, job: CallJob) -> Option<AbortHandle> {
-        Some(self.caller.spawn(call, job))
+        self.caller.start(call, job)
     }
 }

@@ -63,6 +63,7 @@ thread_local! {
 /// assert_eq!(panic.message, "no such key");
 /// assert!(panic.location.is_some());
 /// ```
+#[inline]
 pub fn catch<R>(f: impl FnOnce() -> R) -> Result<R, Panic> {
     let outer = QUIET.replace(true);
     let result = catch_unwind(AssertUnwindSafe(f));

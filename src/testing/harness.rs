@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use timely_agents_operators::behavior::Failure;
 use timely_agents_operators::clock::Clock;
-use timely_agents_operators::completion::{CallFailure, CallResult, CallValue, Completion, CompletionQueue};
+use timely_agents_operators::completion::{CallFailure, CallResult, CallValue, Completion, CompletionQueue, Spent};
 use timely_agents_operators::driver::{Driver, Load, Paired, WithKey};
 use timely_agents_operators::fact::Fact;
 use timely_agents_operators::group::KeyGroups;
@@ -256,7 +256,7 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
 
     fn deliver(&mut self, id: CallId, result: CallResult) {
         let call = self.rim.started[id.0].call;
-        self.queue.push(Completion::Call { call, result });
+        self.queue.push(Completion::Call { call, result, spent: Spent::default() });
         self.driver.tick(self.now.get());
         self.queue.drain(|completion| self.driver.complete(completion, &mut self.rim));
     }

@@ -12,6 +12,7 @@ use super::{ActiveCall, Deadline, Driver, Emission, Mailbox, Phase, Registered, 
 use crate::behavior::{Behavior, CallStart};
 use crate::completion::{CallFailure, CallRef, CallResult, CallValue, Completion};
 use crate::keys::KeyId;
+use crate::quiet;
 use crate::slab::RunToken;
 use crate::time::EpochTime;
 
@@ -88,10 +89,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             let Some((name, called, job)) = self.calls_waiting.pop_front() else {
                 break;
             };
-            let Some(run) = self.runs.get_mut(name.run) else {
-                continue;
-            };
-            let Some(call) = run.calls.iter_mut().find(|c| c.task == name.task && c.call == name.call) else {
+            let Some(call) = self.active_call(name) else {
                 continue;
             };
             call.running = true;
@@ -180,11 +178,25 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                     self.stats.late += 1;
                 }
             }
-            Completion::Call { call, result } => {
+            Completion::Call { call, result, spent } => {
+                // Dropping it is user code.
+                if let Err(panic) = quiet::catch(|| drop(spent.0)) {
+                    tracing::error!(%panic, "a call failed to be dropped");
+                }
                 self.end_call(call, result, false);
                 self.start_calls(sink);
             }
+            Completion::Waits { call, abort } => match self.active_call(call) {
+                Some(active) => active.abort = Some(abort),
+                // It has ended, or nobody waits for it any more.
+                None => abort.abort(),
+            },
         }
+    }
+
+    fn active_call(&mut self, name: CallRef) -> Option<&mut ActiveCall> {
+        let run = self.runs.get_mut(name.run)?;
+        run.calls.iter_mut().find(|c| c.task == name.task && c.call == name.call)
     }
 
     pub(super) fn end_call(&mut self, call: CallRef, result: CallResult, abort: bool) {
