@@ -10,7 +10,7 @@ use timely_agents_operators::behavior::Failure;
 use timely_agents_operators::clock::Clock;
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue, Completion, CompletionQueue, Spent};
 use timely_agents_operators::driver::{Driver, Load, Paired, WithKey};
-use timely_agents_operators::fact::Fact;
+use timely_agents_operators::fact::{Fact, FactRef};
 use timely_agents_operators::group::KeyGroups;
 use timely_agents_operators::keys::Key;
 use timely_agents_operators::stats::RunStats;
@@ -127,6 +127,34 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
             input: Some(T::minimum()),
             open: Vec::new(),
         })
+    }
+
+    /// The same for an agent that goes on after a crash: `facts` are those of all epochs before `resume`, in order, as
+    /// [`Harness::facts`] gave them. What was unfinished runs at the next steps.
+    ///
+    /// # Errors
+    /// As [`Harness::new`]; also when the facts do not fit the plan.
+    pub fn restored<'a>(
+        plan: &Plan<I, O>,
+        key: impl Fn(&I) -> K + 'static,
+        resume: u64,
+        facts: impl IntoIterator<Item = &'a Fact<T>>,
+    ) -> Result<Self, Failure> {
+        let mut harness = Harness::over_time(plan, key)?;
+        let failed = |message: String| Failure {
+            agent: plan.name().to_owned(),
+            action: "restore".into(),
+            key: String::new(),
+            epoch: resume,
+            message,
+        };
+        for Fact { group, key, what, value, .. } in facts {
+            let fact = FactRef { group: *group, key, what: what.clone(), value: value.as_deref() };
+            harness.driver.restore(&fact).map_err(failed)?;
+        }
+        harness.driver.restored(resume).map_err(failed)?;
+        harness.input = Some(T::minimum().with_epoch(resume));
+        Ok(harness)
     }
 
     /// Brings an input at the least time of `epoch`.

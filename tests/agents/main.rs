@@ -7,6 +7,7 @@
 mod bounds;
 mod build_errors;
 mod calls;
+mod carry;
 mod collections;
 mod defects;
 mod determinism;

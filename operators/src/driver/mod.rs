@@ -295,7 +295,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 (_, None) => break,
             }
         }
-        if let Some(epoch) = epoch {
+        // At the end there is no least open epoch: what is left meets at the greatest that has inputs.
+        let last = || self.backlog.iter().map(|arrived| arrived.time.epoch()).max();
+        if let Some(epoch) = epoch.or_else(last) {
             self.carry_to(epoch);
         }
     }
