@@ -273,6 +273,52 @@ mod tests {
     }
 
     #[test]
+    fn failures_and_crashes_one_after_the_other_lose_nothing_that_was_committed() {
+        let points: Vec<_> = failpoint::points().collect();
+        // More of them: CHECKPOINT_SEEDS=10000.
+        let seeds = std::env::var("CHECKPOINT_SEEDS").map_or(150, |seeds| seeds.parse().unwrap());
+        for seed in 1..=seeds {
+            let seed: u64 = seed;
+            let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let mut below = |n: u64| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random % n
+            };
+            let store = MemoryStore::new();
+            let (mut committed, mut attempted) = (0, 0);
+            for start in 0..10 {
+                let point = &points[below(points.len() as u64) as usize];
+                let scope = Scope::new(&format!("{point}={}*off->1*fail->off", below(40) + 1)).unwrap();
+                let entered = scope.enter();
+                if let Ok(mut run) = Run::start(&checkpoints(&store)) {
+                    let known = (committed..=attempted).contains(&run.next);
+                    assert!(known, "seed {seed}, start {start}: {} of {committed} to {attempted}", run.next);
+                    for _ in 0..below(12) {
+                        attempted = attempted.max(run.next + 1);
+                        if !run.epoch() {
+                            break;
+                        }
+                        committed = run.next;
+                    }
+                    run.stop();
+                }
+                drop(entered);
+                match below(3) {
+                    0 => {}
+                    1 => store.crash(),
+                    _ => store.crash_torn(|_, unsynced| below(unsynced as u64 + 1) as usize),
+                }
+            }
+            let run = Run::start(&checkpoints(&store)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+            assert!((committed..=attempted).contains(&run.next), "seed {seed}");
+            run.stop();
+            assert_eq!(verify(&store).unwrap().findings, [], "seed {seed}");
+        }
+    }
+
+    #[test]
     fn damage_anywhere_is_refused_with_its_place_or_fallen_back_from() {
         let whole = history(6);
         let files: Vec<_> = ["base", "chain", "log"].iter().flat_map(|folder| whole.list(folder).unwrap()).collect();
