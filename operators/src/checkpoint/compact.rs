@@ -192,7 +192,49 @@ fn write(writer: &mut SnapshotWriter, component: u32, group: u32, epoch: u64, ke
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::super::log::{Log, LogOptions};
+    use super::super::memory_store::MemoryStore;
+    use super::super::record::Record;
+    use super::super::record::tests::block;
     use super::*;
+    use crate::cluster::Control;
+
+    #[test]
+    fn a_segment_is_done_with_when_nothing_in_it_can_count_any_more() {
+        let store: Arc<dyn CheckpointStore> = Arc::new(MemoryStore::new());
+        // Three segments of two records each; word of the last record of the second has not come yet.
+        let size = 150;
+        let options = LogOptions { segment_bytes: size, ..LogOptions::default() };
+        let write = |generation| {
+            let log = Log::open(Arc::clone(&store), "job", generation, 0, options, Control::detached()).unwrap();
+            let (tell, told) = channel();
+            let mut ends = Vec::new();
+            for epoch in [1, 2, 1, 7, 2, 3] {
+                let tell = tell.clone();
+                let value = "x".repeat(size as usize / 3);
+                let record = Record::Facts { component: 0, block: block(epoch, &[(0, "key", Some(&value))]) };
+                log.append(record, Box::new(move |position| tell.send(position).unwrap()));
+                ends.push(told.recv().unwrap());
+            }
+            assert_eq!(ends.iter().map(|end| end.segment).collect::<Vec<_>>(), [0, 0, 1, 1, 2, 2]);
+            let segment = |at: usize| SegmentRef {
+                generation,
+                process: 0,
+                segment: ends[at].segment,
+                length: ends[at].end,
+                below: (generation == 1).then_some(4),
+            };
+            vec![segment(1), segment(2), segment(5)]
+        };
+        let mut manifest = Manifest { generation: 2, frontier: Some(4), ..Manifest::empty("job", 1) };
+        manifest.segments = [write(1), write(2)].concat();
+        let covered: Vec<_> =
+            covered(&*store, &manifest, 4).unwrap().iter().map(|s| (s.generation, s.segment)).collect();
+        // Of this generation only the first: the second has a fact of epoch 7, and the last may still grow.
+        assert_eq!(covered, [(1, 0), (1, 1), (1, 2), (2, 0)]);
+    }
 
     #[test]
     fn passes_fit_into_memory_and_miss_nothing() {

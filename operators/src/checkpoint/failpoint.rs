@@ -60,7 +60,7 @@ pub fn points() -> impl Iterator<Item = String> {
 /// # Errors
 /// Those of `action`, and those that a point is configured to return.
 #[cfg(not(any(debug_assertions, feature = "failpoints")))]
-#[inline(always)]
+#[inline]
 pub fn step<T: Default>(_name: &'static str, action: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<T> {
     action()
 }

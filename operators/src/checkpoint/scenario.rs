@@ -55,7 +55,9 @@ const SMALL: Compaction = Compaction { ratio: 1, minimum_bytes: 700, memory_byte
 
 pub(crate) struct Run {
     pub control: Control,
-    pub published: Receiver<Publication>,
+    /// The epochs whose output was published, in order.
+    pub published: Vec<u64>,
+    publications: Receiver<u64>,
     pub next: u64,
     logs: [Log; 2],
     committer: Committer,
@@ -77,15 +79,20 @@ impl Run {
         assert_eq!(manifest.sources["rows"], position);
         let control = Control::detached();
         let logs = [first.log(control.clone())?, second.log(control.clone())?];
-        let (publish, published): (Sender<Publication>, _) = channel();
+        let (publish, publications): (Sender<u64>, _) = channel();
         let (tell, told) = channel();
         let generation = first.generation();
         let committer = first.committer(
             manifest,
             Box::new(move |publications| {
                 for publication in publications {
+                    let epoch = match publication {
+                        Publication::Rename { from, to } if *from == format!("staged {to}") => to.parse().unwrap(),
+                        Publication::Apply { epoch, .. } => *epoch,
+                        Publication::Rename { from, to } => panic!("{from} to {to}"),
+                    };
                     // A test that does not look at them is fine.
-                    let _ = publish.send(publication.clone());
+                    let _ = publish.send(epoch);
                 }
                 Ok(())
             }),
@@ -94,10 +101,12 @@ impl Run {
             }),
             control.clone(),
         )?;
-        let run = Run { control, published, next, logs, committer: committer.unwrap(), told, generation };
+        let committer = committer.unwrap();
+        let mut run = Run { control, published: vec![], publications, next, logs, committer, told, generation };
         if first.manifest().is_some() {
             // Told of what is resumed, unless that fails.
             let _ = run.told.recv();
+            run.published.extend(run.publications.try_iter());
         }
         Ok(run)
     }
@@ -105,12 +114,15 @@ impl Run {
     /// Writes facts and waits until they are durable; whether they are.
     pub(crate) fn write(&self, epoch: u64, facts: &[(u32, String, Option<String>)]) -> bool {
         // As with workers: the first process has the lower groups.
-        let waiting = [0..2, 2..4].into_iter().zip(&self.logs).map(|(groups, log)| {
+        let waiting = [0..2, 2..4].into_iter().zip(&self.logs).filter_map(|(groups, log)| {
             let facts: Vec<_> = facts
                 .iter()
                 .filter(|(group, ..)| groups.contains(group))
                 .map(|(group, key, value)| (*group, key.as_str(), value.as_deref()))
                 .collect();
+            if facts.is_empty() {
+                return None;
+            }
             let block = block(epoch, &facts);
             let digests = digest(0, epoch, &block.bytes).unwrap();
             let committer = self.committer.clone();
@@ -120,7 +132,7 @@ impl Run {
                 let _ = tell.send(());
             });
             log.append(Record::Facts { component: 0, block }, done);
-            told
+            Some(told)
         });
         waiting.collect::<Vec<_>>().into_iter().all(|told| told.recv().is_ok())
     }
@@ -138,7 +150,10 @@ impl Run {
         self.committer.ack(epoch, Ack::Source { source: "rows".into(), epoch: ended, position });
         self.committer.advance(Some(ended));
         self.next = ended;
-        self.told.recv().is_ok_and(|told| told == Some(ended))
+        let told = self.told.recv().is_ok_and(|told| told == Some(ended));
+        self.published.extend(self.publications.try_iter());
+        assert!(!told || self.published.last() == Some(&epoch), "nothing is told before all is published");
+        told
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -146,10 +161,13 @@ impl Run {
     }
 
     /// Ends as a killed process does, except that its threads have to be over.
-    pub(crate) fn stop(self) {
-        drop((self.logs, self.committer));
+    pub(crate) fn stop(self) -> Vec<u64> {
+        let Run { logs, committer, told, publications, mut published, .. } = self;
+        drop((logs, committer));
         // The thread of the committer is over when it lets go of this.
-        while self.told.recv().is_ok() {}
+        while told.recv().is_ok() {}
+        published.extend(publications.try_iter());
+        published
     }
 }
 
@@ -176,9 +194,10 @@ mod tests {
         for generation in 1..6 {
             let mut run = Run::start(&checkpoints(&store)).unwrap();
             assert_eq!((run.generation(), run.next), (generation, (generation - 1) * 7));
-            assert!((0..7).all(|_| run.epoch()));
-            // Facts that are durable and not committed.
-            assert!(run.write(run.next, &[(0, "key 0.0".into(), Some("lost".into()))]));
+            assert!((0..6).all(|_| run.epoch()));
+            // Facts that are durable and not committed, before others in the log that are, and behind them.
+            let lost = [(0, "lost".to_owned(), Some("lost".to_owned()))];
+            assert!(run.write(run.next + 1, &lost) && run.epoch() && run.write(run.next, &lost));
             run.stop();
             store.crash();
         }
@@ -189,12 +208,9 @@ mod tests {
         let store = history(0);
         let mut run = Run::start(&checkpoints(&store)).unwrap();
         assert!((0..3).all(|_| run.epoch()));
-        let published: Vec<_> = run.published.try_iter().collect();
-        run.stop();
-        let again: Vec<_> = Run::start(&checkpoints(&store)).unwrap().published.try_iter().collect();
-        let publication = |n| Publication::Rename { from: format!("staged {n}"), to: format!("{n}") };
-        assert_eq!(published, [publication(0), publication(1), publication(2)]);
-        assert_eq!(again, [publication(2)]);
+        assert_eq!(run.stop(), [0, 1, 2]);
+        let run = Run::start(&checkpoints(&store)).unwrap();
+        assert_eq!(run.published, [2]);
     }
 
     #[test]
@@ -249,7 +265,7 @@ mod tests {
                 let store = MemoryStore::new();
                 let chain = if time == 0 { "1*fail->off".to_owned() } else { format!("{time}*off->1*fail->off") };
                 let entered = Scope::new(&format!("{point}={chain}")).unwrap().enter();
-                let mut committed = 0;
+                let (mut committed, mut published) = (0, vec![]);
                 if let Ok(mut run) = Run::start(&checkpoints(&store)) {
                     for _ in 0..12 {
                         if !run.epoch() {
@@ -258,11 +274,12 @@ mod tests {
                         }
                         committed = run.next;
                     }
-                    run.stop();
+                    published = run.stop();
                 }
                 drop(entered);
                 store.crash_torn(|_, unsynced| unsynced / 2);
                 let mut run = Run::start(&checkpoints(&store)).unwrap_or_else(|e| panic!("{point} after {time}: {e}"));
+                assert!(published.iter().all(|epoch| *epoch < run.next), "{point} after {time}: published too early");
                 assert!(
                     (committed..=committed + 1).contains(&run.next),
                     "{point} after {time}: {} {committed}",
@@ -271,6 +288,52 @@ mod tests {
                 assert!((0..3).all(|_| run.epoch()));
                 run.stop();
             }
+        }
+    }
+
+    #[test]
+    fn failures_and_crashes_one_after_the_other_lose_nothing_that_was_committed() {
+        let points: Vec<_> = failpoint::points().collect();
+        // More of them: CHECKPOINT_SEEDS=10000.
+        let seeds = std::env::var("CHECKPOINT_SEEDS").map_or(150, |seeds| seeds.parse().unwrap());
+        for seed in 1..=seeds {
+            let seed: u64 = seed;
+            let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let mut below = |n: u64| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random % n
+            };
+            let store = MemoryStore::new();
+            let (mut committed, mut attempted) = (0, 0);
+            for start in 0..10 {
+                let point = &points[below(points.len() as u64) as usize];
+                let scope = Scope::new(&format!("{point}={}*off->1*fail->off", below(40) + 1)).unwrap();
+                let entered = scope.enter();
+                if let Ok(mut run) = Run::start(&checkpoints(&store)) {
+                    let known = (committed..=attempted).contains(&run.next);
+                    assert!(known, "seed {seed}, start {start}: {} of {committed} to {attempted}", run.next);
+                    for _ in 0..below(12) {
+                        attempted = attempted.max(run.next + 1);
+                        if !run.epoch() {
+                            break;
+                        }
+                        committed = run.next;
+                    }
+                    run.stop();
+                }
+                drop(entered);
+                match below(3) {
+                    0 => {}
+                    1 => store.crash(),
+                    _ => store.crash_torn(|_, unsynced| below(unsynced as u64 + 1) as usize),
+                }
+            }
+            let run = Run::start(&checkpoints(&store)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+            assert!((committed..=attempted).contains(&run.next), "seed {seed}");
+            run.stop();
+            assert_eq!(verify(&store).unwrap().findings, [], "seed {seed}");
         }
     }
 
@@ -326,6 +389,7 @@ mod tests {
         store.crash();
         let report = verify(&store).unwrap();
         assert_eq!((report.findings, report.checkpoints.last()), (vec![], Some(&Some(next))));
+        assert!((2..20).contains(&report.checkpoints.len()), "{:?}", report.checkpoints);
         let opened = checkpoints(&store).claim("job").unwrap();
         let manifest = opened.manifest().unwrap().clone();
         assert!(manifest.base.is_some() && manifest.segments.iter().all(|segment| segment.segment > 0));
