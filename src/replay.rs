@@ -22,7 +22,7 @@ use crate::behavior::AgentBehavior;
 use crate::core::next;
 use crate::event::Payload;
 use crate::journal::{self, Beginning, Entry, Name, Recorded};
-use crate::run::Run;
+use crate::run::{Run, TaskStart};
 
 /// A task of the journal: its action and its event, in the form that the action takes.
 struct Known {
@@ -101,8 +101,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                         Some(index) => index,
                         None => {
                             let event = Rc::clone(&known.event);
-                            let index = self.place_task(run, head, known.action, event, task.path, task.attempt, 0);
-                            *known.index.insert(index)
+                            let start =
+                                TaskStart { attempt: task.attempt, ..TaskStart::first(known.action, event, task.path) };
+                            *known.index.insert(self.place_task(run, head, start))
                         }
                     };
                     let placed = run.tasks[index as usize].as_mut().ok_or("a task that is over takes a turn")?;
@@ -132,8 +133,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 Entry::Again { task, flushed, deadline } => {
                     let known = tasks.get_mut(&task.path).ok_or("a task starts again that did not start")?;
                     let event = Rc::clone(&known.event);
-                    let action = known.action;
-                    let index = self.place_task(run, head, action, event, task.path, task.attempt + 1, flushed);
+                    let start =
+                        TaskStart { action: known.action, event, path: task.path, attempt: task.attempt, flushed };
+                    let index = self.place_task(run, head, start.again());
                     known.index = Some(index);
                     self.pause_until(run, index, deadline);
                 }

@@ -152,6 +152,30 @@ impl<O> Run<O> {
     }
 }
 
+/// What a task is, before it has a place in its run.
+pub(crate) struct TaskStart {
+    pub(crate) action: u32,
+    /// The event, in the form that the action takes.
+    pub(crate) event: Rc<dyn Any>,
+    /// Where the event was sent, and to which action it goes.
+    pub(crate) path: u64,
+    pub(crate) attempt: u32,
+    /// How many of its steps an earlier attempt has finished.
+    pub(crate) flushed: u32,
+}
+
+impl TaskStart {
+    /// The first attempt of a task.
+    pub(crate) fn first(action: u32, event: Rc<dyn Any>, path: u64) -> Self {
+        TaskStart { action, event, path, attempt: 1, flushed: 0 }
+    }
+
+    /// The next attempt.
+    pub(crate) fn again(self) -> Self {
+        TaskStart { attempt: self.attempt + 1, ..self }
+    }
+}
+
 /// A task that waits: its future, and what its unfinished step has brought about.
 pub(crate) struct Task<O> {
     pub(crate) cell: Rc<TaskCell>,

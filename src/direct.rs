@@ -1,0 +1,256 @@
+//! Runs that never wait: driven on the stack, without allocation.
+//!
+//! Where all actions of an input are sync, its run is: the actions one after the other, then those of the events that
+//! they sent. Once a run has to wait, to yield or to try again, it is promoted to one that can be kept (`kept`).
+//!
+//! # Invariants
+//! - The input stays on the stack until the run is promoted.
+//! - A run that has done no more than write memory and output ends without a look at anything else.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use timely_agents_operators::behavior::{Behavior, Progress, RunHead, Work};
+use timely_agents_operators::hash::mix;
+use timely_agents_operators::keys::{Key, KeyId};
+use timely_agents_operators::quiet::{self, Panic};
+
+use crate::action::{Body, Form};
+use crate::agent::Input;
+use crate::behavior::{AgentBehavior, ROOT};
+use crate::core::{Core, Queued, TaskCell};
+use crate::ctx::Ctx;
+use crate::error::Error;
+use crate::event::Payload;
+use crate::kept::{Verdict, judge};
+use crate::plan::{INPUT, Inner};
+use crate::run::{Run, TaskStart, Tasks};
+
+impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
+    /// Drives a run that has not waited yet, from its action number `from` on. `input` is boxed only when the run
+    /// must be kept.
+    pub(crate) fn start_direct(
+        &mut self,
+        head: &RunHead,
+        input: I,
+        from: usize,
+        fuel: &mut u32,
+    ) -> Progress<Box<Run<O>>> {
+        let (plan, open) = self.opened();
+        let core = &*open.core;
+        if core.observed.get() && from == 0 {
+            core.common.attention.set(true);
+            core.observe_start(INPUT, &input);
+        }
+        let actions = plan.direct.as_deref().unwrap_or_default();
+        for (i, (index, body)) in actions.iter().enumerate().skip(from) {
+            if *fuel == 0 {
+                let run = self.keep_direct(input, i);
+                return Progress::Yielded(self.put_away(run));
+            }
+            *fuel -= 1;
+            open.ctx.task.reuse(*index, mix(ROOT, u64::from(*index)), 1);
+            core.begin_step();
+            match take_step(core, &open.ctx.task, || body(&input, &open.ctx)) {
+                Ok(()) => open.stats[*index as usize].finished += 1,
+                Err(message) => return self.direct_failed(head, input, i, message, fuel),
+            }
+        }
+        let (plan, core) = (Arc::clone(&self.plan), Rc::clone(&self.opened().1.core));
+        self.direct_over(&plan, &core, head, input, fuel)
+    }
+
+    /// The actions of an input are over; the events that they sent remain.
+    #[inline]
+    pub(crate) fn direct_over(
+        &mut self,
+        plan: &Inner<I, O>,
+        core: &Rc<Core<O>>,
+        head: &RunHead,
+        input: I,
+        fuel: &mut u32,
+    ) -> Progress<Box<Run<O>>> {
+        if !core.common.attention.get() {
+            core.memory.borrow_mut().end_inline_run(head.key);
+            return Progress::Done;
+        }
+        if core.staged.borrow().queue.is_empty() {
+            self.end(head.key);
+            return Progress::Done;
+        }
+        self.chain_direct(plan, core, head, input, fuel)
+    }
+
+    /// Makes a run that is to go on with its input's action number `next` one that can be kept.
+    pub(crate) fn keep_direct(&mut self, input: I, next: usize) -> Box<Run<O>> {
+        let run = self.promote(Some(Rc::new(input)));
+        if next < self.plan.program.triggers(INPUT).len() {
+            let payload = Payload::Typed(Rc::clone(run.input.as_ref().expect("just put")));
+            let first = Queued { event: INPUT, payload, next: next as u32, path: ROOT };
+            self.opened().1.core.staged.borrow_mut().queue.push_front(first);
+        }
+        run
+    }
+
+    /// Action number `i` of an input has failed and its step is undone.
+    #[cold]
+    pub(crate) fn direct_failed(
+        &mut self,
+        head: &RunHead,
+        input: I,
+        i: usize,
+        message: String,
+        fuel: &mut u32,
+    ) -> Progress<Box<Run<O>>> {
+        let (plan, open) = self.opened();
+        let index = plan.program.triggers(INPUT)[i];
+        match judge(&open.core, &mut open.stats[index as usize], index, 1, true, &message) {
+            Verdict::GoOn => self.start_direct(head, input, i + 1, fuel),
+            Verdict::Stop(failure) => Progress::Failed(failure),
+            Verdict::Dead => self.bury(&mut Tasks::new(), Some(Rc::new(input)), index, 1, message),
+            Verdict::Again { pause } => {
+                let mut run = self.keep_direct(input, i + 1);
+                let event = Rc::clone(run.input.as_ref().expect("just put"));
+                self.retry_later(&mut run, head, TaskStart::first(index, event, mix(ROOT, u64::from(index))), pause);
+                self.drive(head, run, fuel)
+            }
+        }
+    }
+
+    /// Goes on with the events that the input's actions have sent.
+    pub(crate) fn chain_direct(
+        &mut self,
+        plan: &Inner<I, O>,
+        core: &Rc<Core<O>>,
+        head: &RunHead,
+        input: I,
+        fuel: &mut u32,
+    ) -> Progress<Box<Run<O>>> {
+        loop {
+            let Some(mut queued) = core.staged.borrow_mut().queue.pop_front() else { break };
+            let triggers = plan.program.triggers(queued.event);
+            while let Some(&index) = triggers.get(queued.next as usize) {
+                let action = plan.program.action(index);
+                let (Body::Sync(body), Form::Typed, Payload::Typed(value), true) =
+                    (&action.body, action.form, &queued.payload, *fuel > 0)
+                else {
+                    core.staged.borrow_mut().queue.push_front(queued);
+                    let run = self.promote(Some(Rc::new(input)));
+                    return self.drive(head, run, fuel);
+                };
+                *fuel -= 1;
+                queued.next += 1;
+                let path = mix(queued.path, u64::from(index));
+                let open = self.opened().1;
+                open.ctx.task.reuse(index, path, 1);
+                core.begin_step();
+                let Err(message) = take_step(core, &open.ctx.task, || body(&**value, &open.ctx)) else {
+                    open.stats[index as usize].finished += 1;
+                    continue;
+                };
+                match judge(core, &mut open.stats[index as usize], index, 1, true, &message) {
+                    Verdict::GoOn => {}
+                    Verdict::Stop(failure) => return Progress::Failed(failure),
+                    Verdict::Dead => {
+                        return self.bury(&mut Tasks::new(), Some(Rc::new(input)), index, 1, message);
+                    }
+                    Verdict::Again { pause } => {
+                        let event = Rc::clone(value);
+                        if (queued.next as usize) < triggers.len() {
+                            core.staged.borrow_mut().queue.push_front(queued);
+                        }
+                        let mut run = self.promote(Some(Rc::new(input)));
+                        self.retry_later(&mut run, head, TaskStart::first(index, event, path), pause);
+                        return self.drive(head, run, fuel);
+                    }
+                }
+            }
+        }
+        self.end(head.key);
+        Progress::Done
+    }
+
+    /// Starts direct runs until one has not simply ended, or there is nothing more to start.
+    #[inline]
+    pub(crate) fn start_direct_batch(
+        &mut self,
+        head: &mut RunHead,
+        inputs: &mut impl Iterator<Item = (KeyId, u64, I)>,
+        fuel: &mut u32,
+    ) -> (u64, Option<Progress<Box<Run<O>>>>) {
+        let mut ended = 0;
+        // Handles of their own, so that a run that is not simple can be handed on without leaving the loop.
+        let plan = Arc::clone(&self.plan);
+        let open = self.opened().1;
+        let core = Rc::clone(&open.core);
+        let ctx = Ctx { core: Rc::clone(&core), task: Rc::clone(&open.ctx.task) };
+        let Some(actions) = plan.direct.as_deref().filter(|_| plan.identity.is_none() && !core.observed.get()) else {
+            let Some((key, sequence, input)) = inputs.next() else { return (0, None) };
+            (head.key, head.sequence) = (key, sequence);
+            return (0, Some(self.start(head, Work::Input(input), fuel)));
+        };
+        core.common.head.set(head);
+        while *fuel > 0 {
+            let Some((key, sequence, input)) = inputs.next() else { break };
+            core.common.head.key.set(key);
+            core.common.head.sequence.set(sequence);
+            let stats = &mut self.opened().1.stats;
+            let mut failed = None;
+            for (i, (index, body)) in actions.iter().enumerate() {
+                // A run is not cut short inside a batch: it may use a little more than there is.
+                *fuel = fuel.saturating_sub(1);
+                ctx.task.reuse(*index, mix(ROOT, u64::from(*index)), 1);
+                core.begin_step();
+                match take_step(&core, &ctx.task, || body(&input, &ctx)) {
+                    Ok(()) => stats[*index as usize].finished += 1,
+                    Err(message) => {
+                        failed = Some((i, message));
+                        break;
+                    }
+                }
+            }
+            if failed.is_none() && !core.common.attention.get() {
+                core.memory.borrow_mut().end_inline_run(key);
+                ended += 1;
+                continue;
+            }
+            (head.key, head.sequence) = (key, sequence);
+            let progress = match failed {
+                Some((i, message)) => self.direct_failed(head, input, i, message, fuel),
+                None => self.direct_over(&plan, &core, head, input, fuel),
+            };
+            if !matches!(progress, Progress::Done) || self.wants_control() {
+                return (ended, Some(progress));
+            }
+            ended += 1;
+        }
+        (ended, None)
+    }
+}
+
+/// Runs the body of a task that does not wait, and commits or undoes its step; what went wrong, as text.
+#[inline]
+fn take_step<O>(core: &Core<O>, task: &TaskCell, body: impl FnOnce() -> Result<(), Error>) -> Result<(), String> {
+    match quiet::catch(body) {
+        Ok(Ok(())) => {}
+        failed => return Err(undo_failed(core, failed)),
+    }
+    if core.common.attention.get() {
+        if core.has_fault() {
+            return Err(undo_failed(core, Ok(Ok(()))));
+        }
+        core.publish_step(task);
+    }
+    Ok(())
+}
+
+#[cold]
+fn undo_failed<O>(core: &Core<O>, result: Result<Result<(), Error>, Panic>) -> String {
+    let fault = core.take_fault();
+    core.undo_step();
+    match result {
+        Ok(Ok(())) => fault.unwrap_or_default(),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => panic.to_string(),
+    }
+}
