@@ -49,7 +49,8 @@ use timely_agents_operators::commit::{Committed, gather, gather_source};
 use timely_agents_operators::durable_input::{DurableInput, DurableReader};
 use timely_agents_operators::flow::Flow;
 use timely_agents_operators::group::KeyGroups;
-use timely_agents_operators::sink::{FileSink, Place, TransactionalSink, stage_rows, stage_whole};
+use timely_agents_operators::limits::Limits;
+use timely_agents_operators::sink::{FileSink, Place, SinkLoad, TransactionalSink, stage_rows, stage_whole};
 use timely_agents_operators::source::{Reader, SourceOptions, source, source_with_acks};
 use timely_agents_operators::stop::Stop;
 use timely_agents_operators::time::EpochTime;
@@ -72,6 +73,9 @@ use crate::environment::Environment;
 
 /// How many epochs a source of a job with checkpoints may have begun that are not committed, unless it says otherwise.
 const OPEN_EPOCHS: u64 = 1024;
+
+/// Bytes that a sink may have to write before the job's sources wait for it.
+const SINK_BYTES: usize = 64 << 20;
 
 /// What can be read once it is opened; opening is for the worker that reads.
 pub trait IntoReader {
@@ -322,6 +326,12 @@ impl Job {
         let stager = durable.transactional(name, dir, open)?;
         gather(stage_rows(stream, &stager, self.control.clone()), durable.board());
         Ok(())
+    }
+
+    /// What holds sources back while a sink has too much to write.
+    fn sink_load(&self) -> SinkLoad {
+        let limits = Limits { inbox_bytes: SINK_BYTES, ..Limits::default() };
+        SinkLoad::new(limits, self.flow.meter(limits))
     }
 
     /// The writer of an output, one for all workers of this process; the first that asks opens it.

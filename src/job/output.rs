@@ -142,7 +142,7 @@ impl<'scope, T: EpochTime, D: 'static> SinkStream<'scope, T, D> for StreamVec<'s
             .and_then(|()| job.output(output))
             .map_err(|failure| Failure::new(failure.kind(), format!("{name}: {failure}")))?;
         let encode = Named { name: name.to_owned(), sink };
-        Ok(write_lines(self, writer, encode, job.control().clone()))
+        Ok(write_lines(self, writer, encode, Some(job.sink_load()), job.control().clone()))
     }
 }
 
@@ -197,7 +197,7 @@ fn stage<'scope, T: EpochTime, D: 'static>(
     let place = Place::Parts { dir: dir.clone(), extension: sink.extension().to_owned() };
     let stager = durable.sink(name, place)?;
     let encode = Named { name: name.to_owned(), sink };
-    let acks = stage_lines(stream, &stager, encode, job.control().clone());
+    let acks = stage_lines(stream, &stager, encode, Some(job.sink_load()), job.control().clone());
     gather(acks.clone(), durable.board());
     let staged = acks.unary::<CapacityContainerBuilder<Vec<Infallible>>, _, _, _>(Pipeline, "Staged", |_, _| {
         |input, _| input.for_each(|_, acks| acks.clear())

@@ -27,6 +27,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::progress::Timestamp;
 
+use super::backlog::{Backlog, SinkLoad};
 use super::encode::Encode;
 use super::reason;
 use crate::cluster::{Control, Failure};
@@ -38,6 +39,7 @@ const BUFFER: usize = 64 << 10;
 #[derive(Clone)]
 pub struct FileSink {
     to_writer: Sender<Message>,
+    backlog: Backlog,
 }
 
 impl fmt::Debug for FileSink {
@@ -97,12 +99,15 @@ impl FileSink {
     fn start(name: String, output: Output, control: &Control) -> Self {
         let (to_writer, messages) = unbounded();
         let writer = control.clone();
-        let started =
-            thread::Builder::new().name("sink".to_owned()).spawn(move || write_all(&name, output, &messages, &writer));
+        let backlog = Backlog::default();
+        let written = backlog.clone();
+        let started = thread::Builder::new()
+            .name("sink".to_owned())
+            .spawn(move || write_all(&name, output, &messages, &written, &writer));
         if let Err(error) = started {
             control.fail(Failure::data(format!("cannot start the thread of a sink: {error}")));
         }
-        FileSink { to_writer }
+        FileSink { to_writer, backlog }
     }
 
     /// Hands `bytes` over; returns at once. They are written as one piece. After [`FileSink::finish`] they are dropped.
@@ -112,6 +117,7 @@ impl FileSink {
 
     /// The same, but with `header` in front if these are the first bytes of the output.
     pub fn write_below(&self, header: Vec<u8>, bytes: Vec<u8>) {
+        self.backlog.add(bytes.len());
         let _ = self.to_writer.send(Message::Bytes { header, bytes });
     }
 
@@ -154,7 +160,7 @@ impl Output {
 }
 
 /// The writer's thread.
-fn write_all(name: &str, mut output: Output, messages: &Receiver<Message>, control: &Control) {
+fn write_all(name: &str, mut output: Output, messages: &Receiver<Message>, backlog: &Backlog, control: &Control) {
     let failed = |error: &io::Error| Failure::data(format!("cannot write {name}: {}", reason(error)));
     let mut outcome = Ok(());
     let mut finish = None;
@@ -175,6 +181,7 @@ fn write_all(name: &str, mut output: Output, messages: &Receiver<Message>, contr
                         control.fail(failure.clone());
                     }
                 }
+                backlog.remove(bytes.len());
             }
             Message::Finish(tell) => {
                 finish = Some(tell);
@@ -248,14 +255,20 @@ impl Part {
 /// Writes the records of `stream` as `encode` puts them, one piece an activation. `encode` ends its records itself,
 /// with a line feed for instance.
 ///
-/// The stream that is returned carries nothing; its frontier tells which times have been handed over.
+/// With `load` the job's sources wait while the sink has too much to write. The stream that is returned carries nothing;
+/// its frontier tells which times have been handed over.
 pub fn write_lines<T: Timestamp, D: 'static>(
     stream: StreamVec<'_, T, D>,
     sink: FileSink,
     mut encode: impl Encode<D> + 'static,
+    load: Option<SinkLoad>,
     control: Control,
 ) -> StreamVec<'_, T, Infallible> {
-    stream.unary::<CapacityContainerBuilder<Vec<Infallible>>, _, _, _>(Pipeline, "WriteLines", move |_, _| {
+    let scope = stream.scope();
+    stream.unary::<CapacityContainerBuilder<Vec<Infallible>>, _, _, _>(Pipeline, "WriteLines", move |_, info| {
+        if let Some(load) = &load {
+            load.watch(&sink.backlog, scope.worker().sync_activator_for(info.address.to_vec()));
+        }
         // After a failure: the capability of what could not be written, for ever.
         let mut kept = None;
         let mut begun = false;
@@ -279,6 +292,9 @@ pub fn write_lines<T: Timestamp, D: 'static>(
             });
             if !bytes.is_empty() {
                 sink.write_below(header, bytes);
+            }
+            if let Some(load) = &load {
+                load.tell(&sink.backlog);
             }
         }
     })

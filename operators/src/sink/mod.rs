@@ -14,6 +14,7 @@
 //!
 //! Not here: who commits and calls [`publish`], and what the lines are.
 
+mod backlog;
 pub mod conformance;
 mod encode;
 mod file;
@@ -28,6 +29,7 @@ mod transactional;
 
 use std::io;
 
+pub use self::backlog::SinkLoad;
 pub use self::encode::Encode;
 pub use self::file::{FileSink, write_lines};
 pub use self::naming::Place;

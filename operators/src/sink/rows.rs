@@ -37,7 +37,7 @@ pub fn stage_rows<'scope, T: EpochTime, D: Serialize + 'static>(
     stager: &Stager,
     control: Control,
 ) -> StreamVec<'scope, T, Ack> {
-    stage_lines(stream, stager, RowEncoder, control)
+    stage_lines(stream, stager, RowEncoder, None, control)
 }
 
 /// Writes rows in their file's format.

@@ -17,6 +17,7 @@ use timely::dataflow::operators::{Capability, InputCapability};
 use timely::progress::frontier::MutableAntichain;
 use timely::scheduling::SyncActivator;
 
+use super::backlog::SinkLoad;
 use super::encode::Encode;
 use super::stager::{Seat, Stager};
 use crate::checkpoint::Ack;
@@ -28,16 +29,22 @@ type Acks<'a, T> = OutputBuilderSession<'a, T, CapacityContainerBuilder<Vec<Ack>
 /// Stages the records of `stream` as `encode` puts them: for each epoch one file of all workers of the process, in which
 /// the records of a worker keep their order. On every worker alike.
 ///
-/// The stream that is returned has an [`Ack::Staged`] for each epoch and process with output, once it is durable.
+/// With `load` the job's sources wait while the stager has too much to write. The stream that is returned has an
+/// [`Ack::Staged`] for each epoch and process with output, once it is durable.
 pub fn stage_lines<'scope, T: EpochTime, D: 'static>(
     stream: StreamVec<'scope, T, D>,
     stager: &Stager,
     mut encode: impl Encode<D> + 'static,
+    load: Option<SinkLoad>,
     control: Control,
 ) -> StreamVec<'scope, T, Ack> {
     let scope = stream.scope();
     stream.unary_frontier(Pipeline, "StageLines", move |_, info| {
-        let mut desk = Desk::new(stager, scope.worker().sync_activator_for(info.address.to_vec()));
+        let waker = scope.worker().sync_activator_for(info.address.to_vec());
+        let mut desk = Desk::new(stager, waker);
+        if let Some(load) = &load {
+            load.watch(desk.seat.backlog(), scope.worker().sync_activator_for(info.address.to_vec()));
+        }
         let mut failed = false;
         move |(input, frontier), output| {
             let mut header = Vec::new();
@@ -67,6 +74,9 @@ pub fn stage_lines<'scope, T: EpochTime, D: 'static>(
             }
             for (epoch, bytes) in pieces {
                 desk.seat.write(epoch, header.clone(), bytes);
+            }
+            if let Some(load) = &load {
+                load.tell(desk.seat.backlog());
             }
             desk.close(frontier);
             desk.acknowledge(output);

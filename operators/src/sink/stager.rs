@@ -21,6 +21,7 @@ use std::thread;
 use crossbeam::channel::{Sender, unbounded};
 use timely::scheduling::SyncActivator;
 
+use super::backlog::Backlog;
 use super::naming::{Naming, Place};
 use super::publish::{check_name, create_folder, stage_of};
 use super::reason;
@@ -58,6 +59,7 @@ struct Shared {
     workers: usize,
     to_thread: Sender<Message>,
     seats: Mutex<Vec<Arc<Inbox>>>,
+    backlog: Backlog,
 }
 
 /// What a worker is told.
@@ -114,12 +116,13 @@ impl Stager {
         let naming = Naming::new(&sink, process, &stage, &dir, place)?;
         step("sink.stage.create", || create_folder(&stage)).map_err(|error| failed(&sink, "create", &stage, &error))?;
         let (to_thread, messages) = unbounded();
-        let mut staging = Staging::new(naming, workers, control.clone());
+        let backlog = Backlog::default();
+        let mut staging = Staging::new(naming, workers, backlog.clone(), control.clone());
         thread::Builder::new()
             .name(format!("stage-{sink}"))
             .spawn(move || staging.run(&messages))
             .map_err(|error| Failure::data(format!("sink {sink}: cannot start its thread: {error}")))?;
-        Ok(Stager { shared: Arc::new(Shared { sink, resume, workers, to_thread, seats: Mutex::default() }) })
+        Ok(Stager { shared: Arc::new(Shared { sink, resume, workers, to_thread, seats: Mutex::default(), backlog }) })
     }
 
     /// The sink's name.
@@ -170,7 +173,13 @@ impl Seat {
     }
 
     pub(super) fn write(&self, epoch: u64, header: Vec<u8>, bytes: Vec<u8>) {
+        self.backlog().add(bytes.len());
         self.send(Message::Bytes { worker: self.worker, epoch, header, bytes });
+    }
+
+    /// What the thread has not written yet, of all workers.
+    pub(super) fn backlog(&self) -> &Backlog {
+        &self.stager.shared.backlog
     }
 
     pub(super) fn close(&self, frontier: Option<u64>) {

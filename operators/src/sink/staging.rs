@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::Receiver;
 
+use super::backlog::Backlog;
 use super::naming::Naming;
 use super::publish::sync_folder;
 use super::stager::{Inbox, Message, Staged, failed};
@@ -24,6 +25,7 @@ pub(super) struct Staging {
     seats: Vec<Arc<Inbox>>,
     /// By worker, where it is.
     frontiers: Vec<Option<u64>>,
+    backlog: Backlog,
     control: Control,
 }
 
@@ -38,9 +40,9 @@ struct Part {
 }
 
 impl Staging {
-    pub(super) fn new(naming: Naming, workers: usize, control: Control) -> Self {
+    pub(super) fn new(naming: Naming, workers: usize, backlog: Backlog, control: Control) -> Self {
         let frontiers = vec![Some(0); workers];
-        Staging { naming, parts: BTreeMap::new(), seats: Vec::new(), frontiers, control }
+        Staging { naming, parts: BTreeMap::new(), seats: Vec::new(), frontiers, backlog, control }
     }
 
     pub(super) fn run(&mut self, messages: &Receiver<Message>) {
@@ -50,7 +52,11 @@ impl Staging {
                     self.seats.push(inbox);
                     Ok(())
                 }
-                Message::Bytes { worker, epoch, header, bytes } => self.take(worker, epoch, header, &bytes),
+                Message::Bytes { worker, epoch, header, bytes } => {
+                    let taken = self.take(worker, epoch, header, &bytes);
+                    self.backlog.remove(bytes.len());
+                    taken
+                }
                 Message::Closed { worker, frontier } => {
                     self.frontiers[worker] = frontier;
                     self.stage()

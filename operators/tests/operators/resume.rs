@@ -73,7 +73,7 @@ fn run(dir: &Path, manifest: &Manifest, generation: u64, workers: usize) -> Vec<
                 bytes.extend_from_slice(format!("{n}\n").as_bytes());
                 Ok(())
             };
-            told.push(stage_lines(rows, &stager, encode, control.clone()));
+            told.push(stage_lines(rows, &stager, encode, None, control.clone()));
             let noted = Arc::clone(&noted);
             scope.concatenate(told).inspect_time(move |time, ack| noted.lock().unwrap().push((*time, ack.clone())));
         });

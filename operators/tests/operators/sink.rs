@@ -3,13 +3,17 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use timely::dataflow::operators::{Probe, ToStream};
 use timely_agents_operators::cluster::{ClusterConfig, Control, Failure, execute};
-use timely_agents_operators::sink::{FileSink, write_lines};
+use timely_agents_operators::flow::Flow;
+use timely_agents_operators::limits::Limits;
+use timely_agents_operators::sink::{FileSink, SinkLoad, write_lines};
+use timely_agents_operators::source::{Reader, SourceOptions, source};
 
 /// Longer than anything may take on a busy machine.
 const LONG: Duration = Duration::from_mins(1);
@@ -164,7 +168,7 @@ fn a_worker_does_not_wait_for_a_slow_pipe() {
         let probe = worker.dataflow::<u64, _, _>(|scope| {
             let lines = (0..3).to_stream(scope).container::<Vec<u64>>();
             let encode = |x: &u64, bytes: &mut Vec<u8>| writeln!(bytes, "{x}").map_err(|e| e.to_string());
-            let (probe, _) = write_lines(lines, sink, encode, control.clone()).probe();
+            let (probe, _) = write_lines(lines, sink, encode, None, control.clone()).probe();
             probe
         });
         // Completes although nothing can be written yet.
@@ -179,6 +183,61 @@ fn a_worker_does_not_wait_for_a_slow_pipe() {
 }
 
 #[test]
+fn a_sink_that_falls_behind_stops_its_source() {
+    let (go, gone) = channel();
+    let (tell, told) = channel();
+    let writer = Mutex::new(Some(Slow(gone, tell)));
+    let read = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&read);
+    let stuck = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&stuck);
+    let go = Mutex::new(go);
+    execute(&ClusterConfig::single(1), move |worker, control| {
+        let sink = FileSink::new("pipe", writer.lock().unwrap().take().unwrap(), control);
+        let flow = Flow::build(worker);
+        let limits = Limits { inbox_bytes: 1000, ..Limits::default() };
+        let load = SinkLoad::new(limits, flow.meter(limits));
+        let mut options = SourceOptions::new("rows", control.clone());
+        options.batch = 10;
+        options.flow = Some(flow.clone());
+        options.read = Some(Arc::clone(&counted));
+        let probe = worker.dataflow::<u64, _, _>(|scope| {
+            let rows = source(scope, Some(Rows(0..1000)), options);
+            let encode = |x: &u64, bytes: &mut Vec<u8>| writeln!(bytes, "{x:099}").map_err(|e| e.to_string());
+            let (probe, _) = write_lines(rows, sink, encode, Some(load), control.clone()).probe();
+            probe
+        });
+        flow.close();
+        // Nothing can be written: the source comes to rest.
+        for _ in 0..1000 {
+            worker.step();
+        }
+        seen.store(counted.load(Ordering::Relaxed), Ordering::Relaxed);
+        for _ in 0..1001 {
+            go.lock().unwrap().send(()).unwrap();
+        }
+        worker.step_or_park_while(None, || !probe.done());
+        Ok(())
+    })
+    .unwrap();
+    let stuck = stuck.load(Ordering::Relaxed);
+    assert!((10..100).contains(&stuck), "{stuck} records of 100 bytes were read for a sink that takes 1000 bytes");
+    assert_eq!(read.load(Ordering::Relaxed), 1000);
+    drop(told);
+}
+
+/// Records that are numbers.
+struct Rows(std::ops::Range<u64>);
+
+impl Reader for Rows {
+    type Item = u64;
+
+    fn next(&mut self) -> Result<Option<(u64, u64)>, Failure> {
+        Ok(self.0.next().map(|row| (0, row)))
+    }
+}
+
+#[test]
 fn a_record_that_cannot_be_encoded_ends_the_job() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.txt");
@@ -187,7 +246,7 @@ fn a_record_that_cannot_be_encoded_ends_the_job() {
         worker.dataflow::<u64, _, _>(|scope| {
             let lines = (0..3).to_stream(scope).container::<Vec<u64>>();
             let encode = |x: &u64, _: &mut Vec<u8>| if *x == 1 { Err("no text".to_owned()) } else { Ok(()) };
-            write_lines(lines, sink, encode, control.clone());
+            write_lines(lines, sink, encode, None, control.clone());
         });
         Ok(())
     });

@@ -85,7 +85,7 @@ fn stage<T: EpochTime + timely::progress::timestamp::Refines<()>>(
         let noted = Arc::clone(&noted);
         worker.dataflow::<T, _, _>(|scope| {
             let lines = source(scope, reader, SourceOptions::new("rows", control.clone()));
-            stage_lines(lines, &stager, Lines, control.clone()).inspect_time(move |time, ack| {
+            stage_lines(lines, &stager, Lines, None, control.clone()).inspect_time(move |time, ack| {
                 let Ack::Staged { sink, epoch, publication } = ack else { panic!("{ack:?}") };
                 assert_eq!((sink.as_str(), *epoch), ("alerts", time.epoch()));
                 // It is durable by now, and not visible.
@@ -132,7 +132,7 @@ fn the_frontier_of_the_acks_says_what_is_staged() {
             let mut options = SourceOptions::new("rows", control.clone());
             options.batch = 1;
             let lines = source(scope, Some(Rows::new((0..50).map(|n| (n, 100 + n)))), options);
-            let acks = stage_lines(lines, &stager, Lines, control.clone()).inspect(move |ack| {
+            let acks = stage_lines(lines, &stager, Lines, None, control.clone()).inspect(move |ack| {
                 let Ack::Staged { epoch, publication, .. } = ack else { panic!("{ack:?}") };
                 noted.lock().unwrap().push((*epoch, publication.clone()));
             });
@@ -323,7 +323,7 @@ fn a_file_without_checkpoints_has_one_header() {
         };
         worker.dataflow::<u64, _, _>(|scope| {
             let rows = source(scope, Some(Rows::new([(1, 7), (2, 7)])), SourceOptions::new("rows", control.clone()));
-            write_lines(rows, sink, Lines, control.clone());
+            write_lines(rows, sink, Lines, None, control.clone());
         });
         Ok(())
     })
