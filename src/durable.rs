@@ -50,7 +50,8 @@ pub(crate) struct Process {
     index: usize,
     threads: usize,
     /// Whether a worker has seen to signals.
-    signals: AtomicBool,
+    sees_signals: AtomicBool,
+    signals: Mutex<Option<signal_hook::iterator::Handle>>,
 }
 
 impl Process {
@@ -65,7 +66,8 @@ impl Process {
             stagers: Mutex::default(),
             index,
             threads,
-            signals: AtomicBool::new(false),
+            sees_signals: AtomicBool::new(false),
+            signals: Mutex::default(),
         })
     }
 
@@ -211,7 +213,12 @@ impl Durable {
 
     /// Whether it falls to this worker to see to the signals of the process; asked once.
     pub(crate) fn sees_to_signals(&self) -> bool {
-        !self.process.signals.swap(true, Ordering::Relaxed)
+        !self.process.sees_signals.swap(true, Ordering::Relaxed)
+    }
+
+    /// What ends the watch for signals, for the end of the job.
+    pub(crate) fn keep_signals(&self, handle: signal_hook::iterator::Handle) {
+        *self.process.signals.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
     }
 
     /// Ends the job if it was asked to stop and all that its sources have closed is committed. On worker 0.
@@ -410,6 +417,13 @@ impl Durable {
 }
 
 impl Process {
+    /// The job has ended: nobody watches for signals any more.
+    pub(crate) fn end(&self) {
+        if let Some(handle) = self.signals.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            handle.close();
+        }
+    }
+
     /// Removes what older generations have staged: all of it that counts is published.
     fn sweep(&self, generation: u64) {
         let stagers = self.stagers.lock().unwrap_or_else(PoisonError::into_inner);

@@ -53,7 +53,8 @@ pub use crate::side::Tag;
 pub use crate::stats::{ActionStats, AgentStats};
 pub use crate::tagged::{DeadLetter, EventRecord, SentEvent};
 
-pub use timely_agents_operators::{clock, cluster, durable_input, flow, limits, sink, source};
+pub use timely_agents_operators::checkpoint::Checkpoints;
+pub use timely_agents_operators::{checkpoint, clock, cluster, durable_input, flow, limits, sink, source};
 
 /// What programs with agents use.
 pub mod prelude {

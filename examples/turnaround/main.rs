@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 
         let (agent, counted, shown) = (plan.clone(), Arc::clone(&counts), progress.clone());
         let summary = Summary::start();
-        arguments.execute(move |worker, job| {
+        let workers = arguments.execute(move |worker, job| {
             shown.clear_on_failure(job.control());
             worker.dataflow::<u64, _, _>(|scope| {
                 let input = flights(&options.input, &counted, &shown);
@@ -61,6 +61,10 @@ fn main() -> ExitCode {
             })
         })?;
         progress.clear();
+        if workers.is_empty() {
+            // The job was complete already, and that was said.
+            return Ok(());
+        }
         summary.print(&counts, &plan.stats());
         Ok(())
     })

@@ -72,6 +72,7 @@ where
     let read = Arc::new(AtomicU64::new(0));
     let watched = AtomicBool::new(false);
     let shared = outputs.clone();
+    let ended = process.clone();
     let results = cluster::execute(config, move |worker, control| {
         if !watched.swap(true, Ordering::Relaxed) {
             closing::on_failure(&closing, control);
@@ -108,7 +109,11 @@ where
                 Err(failure)
             }
         }
-    })?;
+    });
+    if let Some(process) = ended {
+        process.end();
+    }
+    let results = results?;
     outputs.finish()?;
     if config.process == 0 && results.iter().any(Option::is_none) {
         eprintln!("{}: the job is complete; nothing is left to do", config.job);

@@ -34,6 +34,7 @@ pub(super) fn on_signal(
     }
     let failed = |error: std::io::Error| Failure::data(format!("cannot watch for SIGTERM: {error}"));
     let mut signals = Signals::new([SIGTERM]).map_err(failed)?;
+    durable.keep_signals(signals.handle());
     let control = control.clone();
     let watch = move || {
         for (heard, _) in signals.forever().enumerate() {

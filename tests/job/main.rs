@@ -1,5 +1,7 @@
 //! Jobs: how they end, and what they leave behind.
 
+mod checkpoints;
+
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
