@@ -14,6 +14,7 @@ mod environment;
 mod error;
 mod event;
 pub mod format;
+pub mod inspect;
 mod job;
 mod journal;
 mod memory;
