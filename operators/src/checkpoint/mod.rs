@@ -13,6 +13,8 @@ mod error;
 pub mod failpoint;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod fuzz;
 mod gc;
 mod history;
 mod log;
