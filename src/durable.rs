@@ -34,6 +34,7 @@ use timely_agents_operators::source::{Resume, Sources};
 use timely_agents_operators::time::EpochTime;
 
 use crate::agent::Input;
+use crate::event::names;
 use crate::format::Format;
 use crate::inspect::Description;
 use crate::plan::Plan;
@@ -242,13 +243,16 @@ impl Durable {
             .map(|slot| Part { name: slot.name.clone(), id: slot_id(&slot.name), format: (slot.format)().to_text() })
             .collect();
         parts.push(Part { name: INPUT.to_owned(), id: 0, format: Format::of::<I>().to_text() });
+        // Events are stored with unfinished runs only.
+        let events = plan.0.program.events.iter().filter(|event| plan.0.program.carry && event.name != names::INPUT);
+        let events = events.filter_map(|event| Some((event.name.clone(), (event.codec?.format)())));
         self.register(Component {
             number: 0,
             name: plan.name().to_owned(),
             kind: ComponentKind::Agent,
             key: Format::of::<K>().to_text(),
             parts,
-            description: Description::encode::<T>(),
+            description: Description::encode::<T>(events.collect()),
         })
     }
 
@@ -263,7 +267,7 @@ impl Durable {
             kind: ComponentKind::Collection,
             key: Format::of::<D>().to_text(),
             parts: Vec::new(),
-            description: Description::encode::<T>(),
+            description: Description::encode::<T>(BTreeMap::new()),
         })
     }
 

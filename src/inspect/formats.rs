@@ -22,6 +22,7 @@ pub(super) struct Formats {
     time: Option<Format>,
     /// Of a time with bytes behind it.
     timed: Option<Format>,
+    events: BTreeMap<String, Format>,
     /// The version of the library that wrote them.
     pub(super) version: Option<String>,
 }
@@ -31,9 +32,9 @@ impl Formats {
         let format = |text: &str| Format::from_text(text).ok();
         let parts = component.parts.iter().filter(|part| part.name != INPUT);
         let input = component.parts.iter().find(|part| part.name == INPUT);
-        let (version, time) = match Description::decode(&component.description) {
-            Some(description) => (Some(description.version), Some(description.time)),
-            None => (None, None),
+        let (version, time, events) = match Description::decode(&component.description) {
+            Some(description) => (Some(description.version), Some(description.time), description.events),
+            None => (None, None, BTreeMap::new()),
         };
         let timed = match &time {
             Some(Format::Traced { shape, types }) => {
@@ -48,6 +49,7 @@ impl Formats {
             input: input.and_then(|part| format(&part.format)),
             time,
             timed,
+            events,
             version,
         }
     }
@@ -63,6 +65,11 @@ impl Formats {
 
     pub(super) fn input(&self, bytes: &[u8]) -> Value {
         show(self.input.as_ref(), bytes)
+    }
+
+    /// A typed event.
+    pub(super) fn event(&self, name: &str, bytes: &[u8]) -> Value {
+        show(self.events.get(name), bytes)
     }
 
     /// The name of a slot, and a value in it.

@@ -22,7 +22,7 @@ pub(super) fn show(formats: &Formats, run: &[u8], entries: &[&[u8]]) -> Value {
         "notifying": beginning.notifying,
         "input": beginning.input.map(|bytes| formats.input(&bytes)),
         "writes": writes(formats, beginning.writes),
-        "queue": beginning.queue.into_iter().map(sent).collect::<Vec<_>>(),
+        "queue": beginning.queue.into_iter().map(|event| sent(formats, event)).collect::<Vec<_>>(),
         "journal": entries.iter().map(|bytes| entry(formats, bytes)).collect::<Vec<_>>(),
     })
 }
@@ -36,7 +36,7 @@ fn entry(formats: &Formats, bytes: &[u8]) -> Value {
             json!({"step": {
                 "task": name(task),
                 "writes": writes(formats, written),
-                "sent": events.into_iter().map(sent).collect::<Vec<_>>(),
+                "sent": events.into_iter().map(|event| sent(formats, event)).collect::<Vec<_>>(),
                 "over": over,
             }})
         }
@@ -59,10 +59,13 @@ fn result((wait, given): (u32, Given)) -> Value {
     }
 }
 
-fn sent(sent: Sent) -> Value {
+fn sent(formats: &Formats, sent: Sent) -> Value {
     let (event, value) = match sent.event {
         Packed::Input => ("input".to_owned(), Value::Null),
-        Packed::Typed(name, bytes) => (name, Value::String(hex(&bytes))),
+        Packed::Typed(name, bytes) => {
+            let value = formats.event(&name, &bytes);
+            (name, value)
+        }
         Packed::Dynamic(name, attributes) => {
             let value = serde_json::from_str(&attributes).unwrap_or(Value::String(attributes));
             (name, value)

@@ -23,6 +23,17 @@ struct Order {
     amount: u32,
 }
 
+/// What an order is handed on as.
+#[derive(Serialize, Deserialize)]
+struct Taken {
+    amount: u32,
+    express: Option<bool>,
+}
+
+impl Event for Taken {
+    const NAME: &'static str = "taken";
+}
+
 /// Asks for a price, and then waits for longer than the job lives; shop `b` is quick.
 fn plan() -> Plan<Order, u32> {
     let mut agent = Agent::<Order, u32>::new("orders");
@@ -34,6 +45,7 @@ fn plan() -> Plan<Order, u32> {
         ctx.memory().set("last.amount", order.amount)?;
         if order.shop == "a" {
             ctx.notify_at(1 << 40)?;
+            ctx.send(Taken { amount: order.amount, express: Some(true) });
             ctx.flush().await;
             let amount = order.amount;
             let price = ctx.call("price", move || async move { amount * 2 }).await?;
@@ -43,6 +55,7 @@ fn plan() -> Plan<Order, u32> {
         }
         Ok(())
     });
+    agent.on("see", |_: &Taken, _| Ok(()));
     agent.build().expect("a valid agent")
 }
 
@@ -100,6 +113,8 @@ fn check(shown: &Value, time: &Value) {
     assert_eq!(results, [&json!({"wait": 0, "value": "0x0e"})], "{key:#}");
     let written = steps.iter().find_map(|entry| entry["step"]["writes"]["asked"].as_str());
     assert_eq!(written, Some("14"), "{key:#}");
+    let text = run.to_string();
+    assert!(text.contains(r#""event":"taken""#) && text.contains(r#"{"amount":7,"express":true}"#), "{key:#}");
     let first = [&run["writes"]].into_iter().chain(steps.iter().map(|entry| &entry["step"]["writes"]));
     assert!(first.into_iter().any(|writes| *writes == json!({"total": 7, "last.amount": 7})), "{key:#}");
 }
