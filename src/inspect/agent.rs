@@ -69,7 +69,7 @@ impl AgentState {
                     shown.paths.insert(path.clone(), cbor::show(bytes));
                 }
                 What::Notification(epoch) => {
-                    shown.notifications.push(json!({"epoch": epoch, "asked_at": formats.time(bytes)}));
+                    shown.notifications.push(json!({"epoch": epoch, "time": formats.time(bytes)}));
                 }
                 What::Waiting(n) => shown.waiting.push(match formats.timed(bytes) {
                     Some((time, input)) => json!({"number": n, "time": time, "input": formats.input(&input)}),

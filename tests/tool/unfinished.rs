@@ -106,6 +106,7 @@ fn check(shown: &Value, time: &Value) {
     assert_eq!(key["key"], "a");
     assert_eq!(key["memory"], json!({}), "memory shows what finished runs wrote");
     assert_eq!(key["waiting"], json!([{"number": 0, "time": time, "input": {"shop": "a", "amount": 8}}]));
+    assert_eq!(key["notifications"][0]["epoch"], json!(1u64 << 40));
     let run = &key["run"];
     assert_eq!((&run["time"], &run["input"]), (time, &json!({"shop": "a", "amount": 7})), "{key:#}");
     let steps: Vec<&Value> = run["journal"].as_array().expect("entries").iter().collect();
