@@ -22,7 +22,7 @@ impl<T: EpochTime, D: Rows> Checkpointed for VecCollection<'_, T, D, isize> {
     fn checkpointed(self, name: &str) -> Self {
         let environment = Environment::current();
         let Some(durable) = environment.durable.clone() else { return self };
-        let registered = match durable.collection::<D>(name) {
+        let registered = match durable.collection::<T, D>(name) {
             Ok(registered) => registered,
             Err(failure) => {
                 environment.fail(failure);

@@ -31,13 +31,16 @@ use timely_agents_operators::keys::Key;
 use timely_agents_operators::operator::Restore;
 use timely_agents_operators::sink::{self, Place, Publisher, Stager, StagerOptions, TransactionalSink};
 use timely_agents_operators::source::{Resume, Sources};
+use timely_agents_operators::time::EpochTime;
 
 use crate::agent::Input;
+use crate::event::names;
 use crate::format::Format;
+use crate::inspect::Description;
 use crate::plan::Plan;
 
 /// What stands for the input in an agent's description; no slot is called so.
-const INPUT: &str = "<input>";
+pub(crate) const INPUT: &str = "<input>";
 
 /// What the workers of one process share.
 pub(crate) struct Process {
@@ -238,31 +241,40 @@ impl Durable {
     }
 
     /// Registers an agent.
-    pub(crate) fn agent<K: Key, I: Input, O: 'static>(&self, plan: &Plan<I, O>) -> Result<Registered, Failure> {
+    pub(crate) fn agent<T: EpochTime, K: Key, I: Input, O: 'static>(
+        &self,
+        plan: &Plan<I, O>,
+    ) -> Result<Registered, Failure> {
         let slots = plan.0.program.slots.iter().filter(|slot| !slot.sensory);
         let mut parts: Vec<Part> = slots
             .map(|slot| Part { name: slot.name.clone(), id: slot_id(&slot.name), format: (slot.format)().to_text() })
             .collect();
         parts.push(Part { name: INPUT.to_owned(), id: 0, format: Format::of::<I>().to_text() });
+        // Events are stored with unfinished runs only.
+        let events = plan.0.program.events.iter().filter(|event| plan.0.program.carry && event.name != names::INPUT);
+        let events = events.filter_map(|event| Some((event.name.clone(), (event.codec?.format)())));
         self.register(Component {
             number: 0,
             name: plan.name().to_owned(),
             kind: ComponentKind::Agent,
             key: Format::of::<K>().to_text(),
             parts,
-            description: Vec::new(),
+            description: Description::encode::<T>(events.collect()),
         })
     }
 
     /// Registers a collection of rows of type `D`.
-    pub(crate) fn collection<D: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Registered, Failure> {
+    pub(crate) fn collection<T: EpochTime, D: serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<Registered, Failure> {
         self.register(Component {
             number: 0,
             name: name.to_owned(),
             kind: ComponentKind::Collection,
             key: Format::of::<D>().to_text(),
             parts: Vec::new(),
-            description: Vec::new(),
+            description: Description::encode::<T>(BTreeMap::new()),
         })
     }
 

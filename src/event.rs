@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::format::Format;
+
 /// A typed event that actions send and that triggers others.
 ///
 /// ```
@@ -87,11 +89,13 @@ pub(crate) struct Codec {
     pub(crate) decode: fn(&Value) -> Result<Rc<dyn Any>, String>,
     pub(crate) pack: fn(&dyn Any) -> Result<Vec<u8>, String>,
     pub(crate) unpack: Unpack,
+    pub(crate) format: fn() -> Format,
 }
 
 impl Codec {
     pub(crate) fn of<E: Serialize + DeserializeOwned + 'static>() -> Self {
         Codec {
+            format: Format::of::<E>,
             encode: |event| {
                 let event = event.downcast_ref::<E>().ok_or("the event is of another type")?;
                 serde_json::to_value(event).map_err(|error| error.to_string())

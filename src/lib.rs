@@ -15,6 +15,7 @@ mod environment;
 mod error;
 mod event;
 pub mod format;
+pub mod inspect;
 mod job;
 mod journal;
 mod kept;

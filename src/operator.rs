@@ -240,7 +240,7 @@ where
 {
     let environment = Environment::current();
     let durable = environment.durable.clone();
-    let registered = durable.as_ref().and_then(|durable| match durable.agent::<K, I, O>(plan) {
+    let registered = durable.as_ref().and_then(|durable| match durable.agent::<T, K, I, O>(plan) {
         Ok(registered) => Some(registered),
         Err(failure) => {
             environment.fail(failure);

@@ -186,10 +186,10 @@ impl Arguments {
         })
     }
 
-    /// Runs the job, see [`execute`].
+    /// Runs the job, see [`execute`](crate::execute).
     ///
     /// # Errors
-    /// As [`execute`].
+    /// As [`execute`](crate::execute).
     pub fn execute<R, F>(&self, build: F) -> Result<Vec<R>, Failure>
     where
         R: Send + 'static,

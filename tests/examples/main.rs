@@ -93,3 +93,20 @@ fn orders_handle_a_failure_of_each_step() {
         ],
     );
 }
+
+#[test]
+fn memory_counts_visitors_by_what_agents_remember_of_them() {
+    assert_prints(
+        "memory",
+        &[
+            r#"{"epoch":1,"level":"silver","visitors":1,"holds":true}"#,
+            r#"{"epoch":2,"level":"gold","visitors":1,"holds":true}"#,
+            r#"{"epoch":3,"level":"silver","visitors":1,"holds":false}"#,
+            r#"{"epoch":3,"level":"gold","visitors":1,"holds":false}"#,
+            r#"{"epoch":3,"level":"gold","visitors":2,"holds":true}"#,
+            r#"{"epoch":4,"level":"silver","visitors":1,"holds":true}"#,
+            r#"{"epoch":5,"level":"gold","visitors":2,"holds":false}"#,
+            r#"{"epoch":5,"level":"gold","visitors":1,"holds":true}"#,
+        ],
+    );
+}

@@ -71,7 +71,7 @@ impl Link {
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let kind = match self {
             Link::Claim(_) => CLAIM,
             Link::Manifest(_) => MANIFEST,
@@ -86,7 +86,7 @@ impl Link {
         bytes
     }
 
-    fn decode(bytes: &[u8], file: impl Fn() -> String) -> Result<Self, Error> {
+    pub(crate) fn decode(bytes: &[u8], file: impl Fn() -> String) -> Result<Self, Error> {
         let damaged = |at: usize, why: &str| Error::damaged(file(), at as u64, why);
         if bytes.len() < HEAD + 4 {
             return Err(damaged(bytes.len(), "it ends too early"));

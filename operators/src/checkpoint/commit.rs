@@ -147,7 +147,7 @@ impl Commit {
             }
         }
         if let Some(compacted) = self.compacted.take() {
-            self.rebase(compacted);
+            compacted.rebase(&mut self.last);
         }
         self.writing = true;
         Command::Write(Box::new(self.last.clone()))
@@ -177,22 +177,24 @@ impl Commit {
             Ack::Source { .. } => unreachable!("positions are kept by the epoch for which they hold"),
         }
     }
+}
 
+impl Compacted {
     /// The snapshot takes the place of all that it covers.
-    fn rebase(&mut self, compacted: Compacted) {
-        for (component, covered) in &compacted.digests {
-            let groups = self.last.digests.entry(*component).or_default();
+    pub(crate) fn rebase(self, manifest: &mut Manifest) {
+        for (component, covered) in &self.digests {
+            let groups = manifest.digests.entry(*component).or_default();
             for (group, digest) in covered {
                 let sum = groups.entry(*group).or_default();
                 *sum = sum.wrapping_sub(*digest);
             }
         }
-        for groups in self.last.digests.values_mut() {
+        for groups in manifest.digests.values_mut() {
             groups.retain(|_, sum| *sum != 0);
         }
-        self.last.digests.retain(|_, groups| !groups.is_empty());
-        self.last.segments.retain(|segment| !compacted.covered.contains(segment));
-        self.last.base = Some(compacted.base);
+        manifest.digests.retain(|_, groups| !groups.is_empty());
+        manifest.segments.retain(|segment| !self.covered.contains(segment));
+        manifest.base = Some(self.base);
     }
 }
 

@@ -97,7 +97,7 @@ impl Error {
 
 impl Error {
     /// The same again; of an error of the system, its text.
-    pub(crate) fn copy(&self) -> Self {
+    pub fn copy(&self) -> Self {
         match self {
             Error::Damaged { file, offset, why } => Error::damaged(file, *offset, why),
             other => Error::damaged("", 0, other.to_string()),

@@ -29,7 +29,8 @@ pub(crate) fn parse_snapshot(name: &str) -> Option<(u64, u32)> {
 }
 
 impl SnapshotRef {
-    pub(crate) fn name(&self) -> String {
+    /// The name of its file.
+    pub fn name(&self) -> String {
         snapshot_name(self.generation, self.number)
     }
 }

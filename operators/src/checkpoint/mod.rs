@@ -13,11 +13,14 @@ mod error;
 pub mod failpoint;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod fuzz;
 mod gc;
 mod history;
 mod log;
 mod manifest;
 pub mod memory_store;
+mod offline;
 mod opening;
 mod record;
 mod restore;
@@ -26,6 +29,7 @@ mod scenario;
 mod segment;
 mod snapshot;
 pub mod store;
+mod stored;
 mod verify;
 
 pub use self::ack::{Ack, LogPosition, Publication};
@@ -37,7 +41,9 @@ pub use self::gc::gc;
 pub use self::log::{Done, Log, LogOptions};
 pub use self::manifest::{Component, ComponentKind, Manifest, Part, SegmentRef, Shape, SnapshotRef, SourcePosition};
 pub use self::memory_store::MemoryStore;
+pub use self::offline::compact_offline;
 pub use self::opening::{Checkpoints, Opened, Opening};
 pub use self::record::{Compression, Record, VERSION, digest};
 pub use self::store::CheckpointStore;
+pub use self::stored::{Catalogue, Stored};
 pub use self::verify::{Finding, Report, verify};

@@ -294,6 +294,11 @@ impl Opened {
         restore::facts(&*self.checkpoints.store, manifest, component, groups, each)
     }
 
+    /// What adds to the chain, with the lock; of process 0.
+    pub(crate) fn lead(self) -> Option<(Chain, Option<Arc<StoreLock>>)> {
+        self.leader.map(|leader| (leader.chain, leader.lock))
+    }
+
     /// This process's log of the generation.
     ///
     /// # Errors

@@ -1,0 +1,87 @@
+//! The run that a key has not finished, as JSON: how it began, and its journal.
+
+use serde_json::{Map, Value, json};
+
+use super::cbor;
+use super::formats::Formats;
+use crate::format::hex;
+use crate::journal::{Beginning, Entry, Given, Name, Packed, Sent};
+use crate::memory::{Place, Write};
+
+/// The run of a fact, and its entries.
+pub(super) fn show(formats: &Formats, run: &[u8], entries: &[&[u8]]) -> Value {
+    let Some((time, bytes)) = formats.timed(run) else {
+        return json!({"bytes": hex(run), "journal": entries.iter().map(|entry| hex(entry)).collect::<Vec<_>>()});
+    };
+    let Ok(beginning) = postcard::from_bytes::<Beginning>(&bytes) else {
+        return json!({"time": time, "bytes": hex(&bytes)});
+    };
+    json!({
+        "time": time,
+        "identity": beginning.identity,
+        "notifying": beginning.notifying,
+        "input": beginning.input.map(|bytes| formats.input(&bytes)),
+        "writes": writes(formats, beginning.writes),
+        "queue": beginning.queue.into_iter().map(|event| sent(formats, event)).collect::<Vec<_>>(),
+        "journal": entries.iter().map(|bytes| entry(formats, bytes)).collect::<Vec<_>>(),
+    })
+}
+
+fn entry(formats: &Formats, bytes: &[u8]) -> Value {
+    match postcard::from_bytes(bytes) {
+        Ok(Entry::Turn { task, now, given }) => {
+            json!({"turn": {"task": name(task), "now": now, "results": given.into_iter().map(result).collect::<Vec<_>>()}})
+        }
+        Ok(Entry::Step { task, writes: written, sent: events, over }) => {
+            json!({"step": {
+                "task": name(task),
+                "writes": writes(formats, written),
+                "sent": events.into_iter().map(|event| sent(formats, event)).collect::<Vec<_>>(),
+                "over": over,
+            }})
+        }
+        Ok(Entry::Again { task, flushed, deadline }) => {
+            json!({"again": {"task": name(task), "flushed": flushed, "deadline": deadline}})
+        }
+        Err(_) => json!({"bytes": hex(bytes)}),
+    }
+}
+
+/// A task: where its event was sent, and its attempt.
+fn name(task: Name) -> Value {
+    json!({"path": format!("{:016x}", task.path), "attempt": task.attempt})
+}
+
+fn result((wait, given): (u32, Given)) -> Value {
+    match given {
+        Ok(bytes) => json!({"wait": wait, "value": bytes.map(|bytes| hex(&bytes))}),
+        Err(failure) => json!({"wait": wait, "error": failure.to_string()}),
+    }
+}
+
+fn sent(formats: &Formats, sent: Sent) -> Value {
+    let (event, value) = match sent.event {
+        Packed::Input => ("input".to_owned(), Value::Null),
+        Packed::Typed(name, bytes) => {
+            let value = formats.event(&name, &bytes);
+            (name, value)
+        }
+        Packed::Dynamic(name, attributes) => {
+            let value = serde_json::from_str(&attributes).unwrap_or(Value::String(attributes));
+            (name, value)
+        }
+    };
+    json!({"event": event, "value": value, "path": format!("{:016x}", sent.path), "next": sent.next})
+}
+
+/// What was written, by slot or path; null where it was removed.
+fn writes(formats: &Formats, writes: Vec<Write>) -> Value {
+    let show = |(place, value): Write| match place {
+        Place::Slot(id) => formats.slot(id, value.as_deref()),
+        Place::Path { sensory, path } => {
+            let path = if sensory { format!("{path} (sensory)") } else { path };
+            (path, value.map_or(Value::Null, |bytes| cbor::show(&bytes)))
+        }
+    };
+    Value::Object(writes.into_iter().map(show).collect::<Map<_, _>>())
+}
