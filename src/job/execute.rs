@@ -72,6 +72,7 @@ where
     let read = Arc::new(AtomicU64::new(0));
     let watched = AtomicBool::new(false);
     let shared = outputs.clone();
+    let claimed = process.clone();
     let results = cluster::execute(config, move |worker, control| {
         if !watched.swap(true, Ordering::Relaxed) {
             closing::on_failure(&closing, control);
@@ -108,7 +109,8 @@ where
                 Err(failure)
             }
         }
-    })?;
+    });
+    let results = results.map_err(|failure| claimed.map_or(failure.clone(), |process| process.explain(failure)))?;
     outputs.finish()?;
     if config.process == 0 && results.iter().any(Option::is_none) {
         eprintln!("{}: the job is complete; nothing is left to do", config.job);
