@@ -11,11 +11,14 @@
 //! - A machine that loses power: SIGKILL keeps what the system has been given. The stores' own tests lose it.
 #![forbid(unsafe_code)]
 
+mod carry;
 mod fences;
 mod flights;
 mod kills;
 mod matrix;
 mod process;
+mod programs;
 #[path = "../turnaround/reference.rs"]
 mod reference;
 mod stops;
+mod sums;

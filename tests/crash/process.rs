@@ -215,6 +215,12 @@ impl Launch {
         Launch { program, arguments: Some(Vec::new()), env: Vec::new() }
     }
 
+    /// A program of this binary, see `programs`.
+    pub(crate) fn own(name: &str) -> Self {
+        let env = vec![("CRASH_PROGRAM".to_owned(), name.to_owned())];
+        Launch { program: env::current_exe().expect("the path of the test"), arguments: None, env }
+    }
+
     pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.env.push((name.to_owned(), value.into()));
         self
