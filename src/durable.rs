@@ -23,7 +23,7 @@ use timely_agents_operators::checkpoint::{
     self, Checkpoints, Committer, Component, ComponentKind, Log, Manifest, Opened, Opening, Part, Publication, Shape,
     SourcePosition,
 };
-use timely_agents_operators::cluster::{Control, Failure};
+use timely_agents_operators::cluster::{Control, Failure, FailureKind};
 use timely_agents_operators::commit::{Board, Committed, Stopper, Stopping, Teller, Word};
 use timely_agents_operators::fact::slot_id;
 use timely_agents_operators::group::KeyGroups;
@@ -86,6 +86,16 @@ impl Process {
             *opened = Some(self.checkpoints.join(Opening::decode(opening)?, self.index as u32)?);
         }
         Ok(())
+    }
+
+    /// A run that was shut out meets it in many ways, since its successor removes what it has staged: this is the reason
+    /// for all of them.
+    pub(crate) fn explain(&self, failure: Failure) -> Failure {
+        let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
+        match opened.as_ref().and_then(Opened::fenced) {
+            Some(fenced) if failure.kind() != FailureKind::Stopped => fenced.into(),
+            _ => failure,
+        }
     }
 
     /// The log of this process.

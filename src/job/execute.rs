@@ -72,7 +72,7 @@ where
     let read = Arc::new(AtomicU64::new(0));
     let watched = AtomicBool::new(false);
     let shared = outputs.clone();
-    let ended = process.clone();
+    let claimed = process.clone();
     let results = cluster::execute(config, move |worker, control| {
         if !watched.swap(true, Ordering::Relaxed) {
             closing::on_failure(&closing, control);
@@ -110,7 +110,11 @@ where
             }
         }
     });
-    if let Some(process) = ended {
+    let results = results.map_err(|failure| match &claimed {
+        Some(process) => process.explain(failure),
+        None => failure,
+    });
+    if let Some(process) = claimed {
         process.end();
     }
     let results = results?;

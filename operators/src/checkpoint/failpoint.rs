@@ -4,12 +4,13 @@
 //! does is configured by the environment variable `FAILPOINTS`, or for a test's own threads by a [`Scope`]:
 //!
 //! ```text
-//! FAILPOINTS = point=action{->action};…      action = [times*]kill|fail|skip|off      the last one holds for ever
+//! FAILPOINTS = point=action{->action};…      action = [times*]kill|fail|skip|pause<ms>|off      the last one holds for ever
 //!
 //! log.sync.before=kill            the process is killed before its first sync
 //! create.link.after=3*off->kill   … after the fourth link of its life
 //! log.sync=fail                   no sync takes place and each returns an error
 //! create.sync_dir=skip            the step is silently left out
+//! commit.manifest.before=pause20  each commit begins 20 ms late, as on a slow disk
 //! ```
 //!
 //! `kill` is SIGKILL: nothing is cleaned up. `fail` is an [`std::io::Error`]; behind a step it is an error of a step that
@@ -85,6 +86,7 @@ mod active {
     use std::collections::{BTreeMap, VecDeque};
     use std::io;
     use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+    use std::time::Duration;
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Action {
@@ -92,6 +94,7 @@ mod active {
         Kill,
         Fail,
         Skip,
+        Pause(Duration),
     }
 
     type Points = BTreeMap<String, VecDeque<(Option<u32>, Action)>>;
@@ -175,7 +178,10 @@ mod active {
                     "kill" => Action::Kill,
                     "fail" => Action::Fail,
                     "skip" => Action::Skip,
-                    _ => return Err(format!("`{kind}` is none of kill, fail, skip and off")),
+                    _ => match kind.strip_prefix("pause").and_then(|ms| ms.parse().ok()) {
+                        Some(ms) => Action::Pause(Duration::from_millis(ms)),
+                        None => return Err(format!("`{kind}` is none of kill, fail, skip, pause and off")),
+                    },
                 };
                 if times != Some(0) {
                     chain.push_back((times, action));
@@ -223,6 +229,11 @@ mod active {
         match scope.next(point) {
             Action::Off => Ok(false),
             Action::Skip => Ok(true),
+            Action::Pause(time) => {
+                // Earlier is as good as late: no test relies on how long it is.
+                std::thread::park_timeout(time);
+                Ok(false)
+            }
             Action::Fail => Err(io::Error::other(format!("failpoint {point}"))),
             Action::Kill => {
                 // Killing oneself cannot fail; should it, an abort leaves as little behind.
@@ -263,7 +274,8 @@ mod active {
             for (text, why) in [
                 ("log.sync", "`log.sync` is no `point=action`"),
                 ("log.sink=kill", "there is no failpoint `log.sink`"),
-                ("log.sync=die", "`die` is none of kill, fail, skip and off"),
+                ("log.sync=die", "`die` is none of kill, fail, skip, pause and off"),
+                ("log.sync=pause", "`pause` is none of kill, fail, skip, pause and off"),
                 ("log.sync=x*kill", "`x` is no count"),
             ] {
                 assert_eq!(Scope::new(text).unwrap_err(), why);

@@ -259,6 +259,13 @@ impl Opened {
         self.manifest.as_ref().map_or(Some(0), |manifest| manifest.frontier)
     }
 
+    /// Whether a later generation has begun, and this one counts no more. What cannot be read says nothing.
+    pub fn fenced(&self) -> Option<Error> {
+        let history = History::read(&*self.checkpoints.store, Some(&self.opening.job)).ok()?;
+        let (own, by) = (self.generation(), history.generation());
+        (by > own).then_some(Error::Fenced { own, by })
+    }
+
     /// Where the program goes on: what is in the checkpoint, and what is new in the program. It gives components their
     /// numbers and sources their positions, and it is the same in all processes.
     ///
