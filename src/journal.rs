@@ -229,15 +229,15 @@ impl<O> Core<O> {
 
     /// Ends a step of a task that goes on.
     pub(crate) fn flush_step(&self, task: &TaskCell) {
+        self.finish_step(task, false);
         if self.replaying.get() {
-            // What it put out was put out before the crash.
+            // What it put out, and what observers were told, was told before the crash.
             let marks = self.marks.get();
             let mut staged = self.staged.borrow_mut();
             staged.effects.outputs.truncate(marks.outputs);
             staged.effects.tagged.truncate(marks.tagged);
             staged.effects.notifications.truncate(marks.notifications);
         }
-        self.finish_step(task, false);
         self.begin_step();
     }
 }

@@ -318,6 +318,69 @@ fn run_over_200_epochs_killed_in_each_puts_out_once_at_its_event_time() {
 }
 
 #[test]
+fn observers_are_told_once_of_a_run_that_outlives_a_crash() {
+    let (plan, _, _) = busy();
+    let mut job = Job::<u64>::new(&plan);
+    job.test.observe();
+    job.push(0, (1, 5));
+    let mut names = Vec::new();
+    let mut told = |job: &mut Job<u64>| names.extend(job.test.events().into_iter().map(|event| event.name));
+    for epoch in 1..20 {
+        job.test.run();
+        for call in job.test.calls() {
+            job.test.complete(call.id);
+        }
+        job.test.run();
+        job.advance(epoch);
+        told(&mut job);
+        job.crash();
+        job.test.observe();
+        job.tick(Duration::from_secs(1));
+    }
+    job.finish();
+    told(&mut job);
+    names.sort_unstable();
+    let outputs = 6;
+    let mut expected = vec!["input", "ping", "pong"];
+    expected.extend(std::iter::repeat_n("output", outputs));
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn held_epoch_commits_with_its_slow_run_and_later_ones_run_meanwhile() {
+    let mut agent = Agent::<Pair, String>::new("held");
+    let count = agent.memory::<u64>("count");
+    agent.on_input_async("ask", async move |(key, i), ctx| {
+        if *key == 1 {
+            ctx.durable("slow", (), async |()| ()).await?;
+        }
+        ctx.update(count, |n| *n += 1);
+        ctx.output(format!("done {i}"));
+        Ok(())
+    });
+    let mut job = Job::<u64>::new(&agent.build().unwrap());
+    job.push(0, (1, 10));
+    job.push(0, (2, 20));
+    job.push(1, (2, 21));
+    job.test.run();
+    job.test.advance(1);
+    job.test.run();
+    job.collect();
+    let done: Vec<_> = job.staged.iter().map(|(time, value)| (*time, value.as_str())).collect();
+    assert_eq!(done, [(0, "done 20"), (1, "done 21")], "a later epoch runs");
+    assert_eq!(job.facts, [], "epoch 0 is not over");
+    assert_eq!(job.test.frontier(), [0]);
+    let call = job.test.calls()[0].id;
+    job.test.complete(call);
+    job.test.run();
+    job.collect();
+    let facts: Vec<_> = job.facts.iter().map(|fact| (fact.time, fact.what.clone(), fact.value.clone())).collect();
+    let of_each = [(0, What::Sequence, Some(vec![1])), (0, What::slot("count"), Some(vec![1]))];
+    assert_eq!(facts, [of_each.clone(), of_each].concat(), "as of epoch 0, though key 2 has gone on");
+}
+
+#[test]
 fn carried_run_costs_a_commit_only_what_has_changed() {
     let plan = sleeper();
     let mut job = Job::<u64>::new(&plan);

@@ -18,8 +18,10 @@ use timely_agents::prelude::*;
 use timely_agents::source::SourceOptions;
 use timely_agents::{Checkpointed, Plan, execute_with};
 
+type Summing = Plan<(u64, u64), (u64, u64)>;
+
 /// Sums up values by key; value 13 is refused while `poisoned`.
-fn summing(poisoned: &Arc<AtomicBool>) -> (Plan<(u64, u64), (u64, u64)>, Slot<u64>) {
+fn summing(poisoned: &Arc<AtomicBool>) -> (Summing, Slot<u64>) {
     let mut agent = Agent::<(u64, u64), (u64, u64)>::new("summing");
     let sum = agent.memory::<u64>("sum");
     let poisoned = Arc::clone(poisoned);
@@ -100,7 +102,8 @@ fn run(places: &Places, workers: usize, poisoned: bool) -> Result<usize, Failure
                         known.remove(&parity);
                     }
                 }
-                Ok(known.iter().map(|(parity, n)| format!("{parity},{n}\n")).collect::<String>().into_bytes())
+                let lines: Vec<String> = known.iter().map(|(parity, n)| format!("{parity},{n}")).collect();
+                Ok(lines.join("\n").into_bytes())
             })?;
             outputs.sink(job, "sums", JsonLines::parts(&sums))?;
             Ok(())
@@ -225,7 +228,7 @@ fn a_program_that_does_not_fit_is_refused_and_changes_nothing() {
     let places = places();
     run(&places, 1, true).unwrap_err();
     let before = lines(&places.sums);
-    let refused = |plan: Plan<(u64, u64), (u64, u64)>, sink: &'static str| {
+    let refused = |plan: Summing, sink: &'static str| {
         let checkpoints = checkpoints(&places).unwrap();
         let sums = places.sums.clone();
         let outcome = execute_with(&config(1), Some(checkpoints), move |worker, job| {
