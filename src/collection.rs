@@ -41,7 +41,8 @@ impl<T: EpochTime, D: Rows> Checkpointed for VecCollection<'_, T, D, isize> {
             });
         };
         let (rows, facts) = checkpointed(self.inner, name, groups, resume, registered.restore, failed);
-        gather(persist(facts, name, registered.number, resume, registered.log), durable.board());
+        let load = environment.log_load();
+        gather(persist(facts, name, registered.number, resume, registered.log, load), durable.board());
         rows.as_collection()
     }
 }

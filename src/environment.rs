@@ -12,9 +12,14 @@ use timely_agents_operators::clock::Clock;
 use timely_agents_operators::cluster;
 use timely_agents_operators::driver::Load;
 use timely_agents_operators::group::KeyGroups;
+use timely_agents_operators::limits::Limits;
+use timely_agents_operators::sink::SinkLoad;
 use timely_agents_operators::stop::Stop;
 
 use crate::durable::Durable;
+
+/// Bytes of facts that a component may have to write on one worker before the job's sources wait for the log.
+const LOG_BYTES: usize = 256 << 20;
 
 /// Hears of the load of one operator.
 pub(crate) type LoadListener = Box<dyn Fn(Load)>;
@@ -25,7 +30,7 @@ pub(crate) struct Environment {
     pub(crate) clock: Clock,
     pub(crate) on_failure: Rc<dyn Fn(&Failure)>,
     /// Makes a listener for an operator of these limits.
-    pub(crate) on_load: Option<Rc<dyn Fn(timely_agents_operators::limits::Limits) -> LoadListener>>,
+    pub(crate) on_load: Option<Rc<dyn Fn(Limits) -> LoadListener>>,
     /// Gives agents up when the job has failed elsewhere.
     pub(crate) stop: Stop,
     /// Told when a dataflow cannot be put together.
@@ -58,6 +63,12 @@ impl Environment {
                 durable: None,
             })
         })
+    }
+
+    /// What holds the job's sources back while its log has too much to write.
+    pub(crate) fn log_load(&self) -> Option<SinkLoad> {
+        let limits = Limits { inbox_bytes: LOG_BYTES, ..Limits::default() };
+        self.on_load.as_ref().map(|meter| SinkLoad::new(limits, meter(limits)))
     }
 
     /// Ends the job for a reason that lies in how it was put together.

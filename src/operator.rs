@@ -10,13 +10,14 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, ParallelizationContract, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 use timely_agents_operators::behavior::Failure;
+use timely_agents_operators::cluster;
 use timely_agents_operators::commit::{MemoryUpdates, gather, memory, persist};
 use timely_agents_operators::driver::{Bare, ByRef, Emission, Intake, Paired, WithKey};
 use timely_agents_operators::fact::{Block, What};
 use timely_agents_operators::group::KeyGroups;
 use timely_agents_operators::keys::Key;
 use timely_agents_operators::operator::{Options, Streams, keyed_mailbox};
-use timely_agents_operators::time::EpochTime;
+use timely_agents_operators::time::{EpochTime, TimeOrder};
 
 use crate::agent::Input;
 use crate::behavior::AgentBehavior;
@@ -239,6 +240,13 @@ where
     K: Key,
 {
     let environment = Environment::current();
+    if plan.0.program.carry && T::ORDER == TimeOrder::Partial {
+        environment.fail(cluster::Failure::usage(format!(
+            "agent {}: it carries its runs to later epochs, which times in a nested scope do not allow: use Hold there",
+            plan.name()
+        )));
+    }
+    let log_load = environment.durable.as_ref().and_then(|_| environment.log_load());
     let durable = environment.durable.clone();
     let registered = durable.as_ref().and_then(|durable| match durable.agent::<T, K, I, O>(plan) {
         Ok(registered) => Some(registered),
@@ -264,7 +272,7 @@ where
     options.restore = restore.map(|restore| (resume, restore));
     let streams = keyed_mailbox::<T, V, _, N, _, E>(stream, pact, intake, behavior, options);
     if let (Some(durable), Some((number, log)), Some(facts)) = (durable, log, streams.facts.clone()) {
-        gather(persist(facts, plan.name(), number, resume, log), durable.board());
+        gather(persist(facts, plan.name(), number, resume, log, log_load), durable.board());
     }
     (streams, observed)
 }

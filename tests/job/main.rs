@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use timely::dataflow::operators::vec::Map;
+use timely::dataflow::operators::{Enter, Leave};
 use timely_agents::cluster::{ClusterConfig, Failure, FailureKind};
 use timely_agents::prelude::*;
 use timely_agents::{Arguments, Plan, Program, execute, execute_from_args};
@@ -206,4 +207,25 @@ fn parts_are_refused_without_checkpoints() {
     let failure = outcome.expect_err("no commits");
     assert_eq!(failure.kind(), FailureKind::Usage);
     assert!(failure.message().starts_with("parts: output /tmp/x: parts appear with commits"), "{failure}");
+}
+
+#[test]
+fn an_agent_that_carries_is_refused_in_a_nested_scope() {
+    let mut agent = Agent::<u64, u64>::new("carrying");
+    agent.carry();
+    agent.on_input("pass", |n, ctx| {
+        ctx.output(*n);
+        Ok(())
+    });
+    let plan = agent.build().expect("a valid agent");
+    let outcome = execute(&ClusterConfig::single(1), move |worker, job| {
+        worker.dataflow::<u64, _, _>(|scope| {
+            let numbers = job.source(scope, "numbers", Records::from([(0, 1u64)]))?;
+            scope.iterative::<u32, _, _>(|inner| numbers.enter(inner).agent(|n| n, &plan).leave(scope));
+            Ok(())
+        })
+    });
+    let failure = outcome.expect_err("a loop cannot be carried");
+    assert!(failure.message().contains("carrying") && failure.message().contains("nested"), "{failure}");
+    assert_eq!(failure.exit_code(), 2);
 }

@@ -17,20 +17,26 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use super::replies::Replies;
 use crate::checkpoint::{Ack, Log, Record, digest};
 use crate::fact::Block;
+use crate::sink::{Backlog, SinkLoad};
 use crate::time::EpochTime;
 
 /// Acknowledges the facts of the component of that number when `log` has them. Facts of epochs before `resume` are durable
-/// already and passed over.
+/// already and passed over. With `load` the job's sources wait while the log has too much to write.
 pub fn persist<'scope, T: EpochTime>(
     facts: StreamVec<'scope, T, Block<T>>,
     name: &str,
     component: u32,
     resume: u64,
     log: Log,
+    load: Option<SinkLoad>,
 ) -> StreamVec<'scope, T, Ack> {
     let scope = facts.scope();
     let mut builder = OperatorBuilder::new(format!("Persist {name}"), scope);
     let replies = Replies::new(scope.worker().sync_activator_for(builder.operator_info().address.to_vec()));
+    let backlog = Backlog::default();
+    if let Some(load) = &load {
+        load.watch(&backlog, scope.worker().sync_activator_for(builder.operator_info().address.to_vec()));
+    }
     let mut input = builder.new_input(facts, Pipeline);
     let (port, acks) = builder.new_output();
     let mut port: OutputBuilder<T, CapacityContainerBuilder<Vec<Ack>>> = OutputBuilder::from(port);
@@ -46,13 +52,20 @@ pub fn persist<'scope, T: EpochTime>(
                     waiting.push_back(capability.retain(0));
                     let digests =
                         digest(component, epoch, &bytes).unwrap_or_else(|error| panic!("a sealed block: {error}"));
-                    let replies = replies.clone();
+                    let (replies, written, length) = (replies.clone(), backlog.clone(), bytes.len());
+                    backlog.add(length);
                     log.append(
                         Record::Facts { component, block: Block { time: epoch, times: Vec::new(), count, bytes } },
-                        Box::new(move |position| replies.push(Ack::Facts { component, position, digests })),
+                        Box::new(move |position| {
+                            written.remove(length);
+                            replies.push(Ack::Facts { component, position, digests });
+                        }),
                     );
                 }
             });
+            if let Some(load) = &load {
+                load.tell(&backlog);
+            }
             let mut output = port.activate();
             replies.drain(|ack| {
                 if let Some(capability) = waiting.pop_front() {

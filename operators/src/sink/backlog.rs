@@ -1,4 +1,4 @@
-//! What was handed to a sink's thread and is not written yet: bounded by stopping the sources (rule S9).
+//! What was handed to a thread that writes and is not written yet: bounded by stopping the sources (rule S9).
 //!
 //! # Invariants
 //! - Bytes count from when they are handed over until they are written, or given to the system's care in a file.
@@ -13,9 +13,9 @@ use timely::scheduling::SyncActivator;
 use crate::driver::Load;
 use crate::limits::Limits;
 
-/// Bytes that wait for a sink's thread. Clones are handles of the same.
+/// Bytes that wait for a thread that writes. Clones are handles of the same.
 #[derive(Clone, Default)]
-pub(super) struct Backlog(Arc<Shared>);
+pub(crate) struct Backlog(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -26,11 +26,11 @@ struct Shared {
 }
 
 impl Backlog {
-    pub(super) fn add(&self, bytes: usize) {
+    pub(crate) fn add(&self, bytes: usize) {
         self.0.bytes.fetch_add(bytes, Ordering::SeqCst);
     }
 
-    pub(super) fn remove(&self, bytes: usize) {
+    pub(crate) fn remove(&self, bytes: usize) {
         let before = self.0.bytes.fetch_sub(bytes, Ordering::SeqCst);
         let limit = self.0.limit.load(Ordering::SeqCst);
         if before >= limit && before - bytes < limit {
@@ -52,19 +52,19 @@ impl fmt::Debug for Backlog {
     }
 }
 
-/// Holds the sources of a job back while a sink has too much to write. One for each operator that hands over.
+/// Holds the sources of a job back while a sink or a log has too much to write. One for each operator that hands over.
 pub struct SinkLoad {
     limit: usize,
     tell: Box<dyn Fn(Load)>,
 }
 
 impl SinkLoad {
-    /// `tell` is a meter of the job's flow for these limits; the sink may have `limits.inbox_bytes` to write.
+    /// `tell` is a meter of the job's flow for these limits; there may be `limits.inbox_bytes` to write.
     pub fn new(limits: Limits, tell: Box<dyn Fn(Load)>) -> Self {
         SinkLoad { limit: limits.inbox_bytes.max(1), tell }
     }
 
-    pub(super) fn watch(&self, backlog: &Backlog, operator: SyncActivator) {
+    pub(crate) fn watch(&self, backlog: &Backlog, operator: SyncActivator) {
         let shared = &backlog.0;
         let mut watchers = shared.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         let least = shared.limit.load(Ordering::SeqCst);
@@ -73,7 +73,7 @@ impl SinkLoad {
         watchers.push(operator);
     }
 
-    pub(super) fn tell(&self, backlog: &Backlog) {
+    pub(crate) fn tell(&self, backlog: &Backlog) {
         (self.tell)(Load { waiting_bytes: backlog.bytes(), ..Load::default() });
     }
 }

@@ -29,6 +29,7 @@ mod transactional;
 
 use std::io;
 
+pub(crate) use self::backlog::Backlog;
 pub use self::backlog::SinkLoad;
 pub use self::encode::Encode;
 pub use self::file::{FileSink, write_lines};
