@@ -64,6 +64,8 @@ pub struct Call<R> {
     timeout: Option<Duration>,
     position: u32,
     ordinal: u32,
+    /// Of the arguments, where they go to a journal; else 0.
+    digest: u64,
     given: Given<R>,
     state: State,
 }
@@ -83,9 +85,16 @@ impl<R> Call<R> {
             timeout: common.call_timeout,
             position: next(&task.positions),
             ordinal: next(&task.waits),
+            digest: 0,
             given,
             state: State::Declared(job),
         }
+    }
+
+    /// The digest of its arguments.
+    pub(crate) fn of_arguments(mut self, digest: u64) -> Self {
+        self.digest = digest;
+        self
     }
 
     /// How long the call may take. The agent's `call_timeout` unless said here.
@@ -108,7 +117,8 @@ impl<R> Future for Call<R> {
         if let State::Declared(_) = this.state
             && let State::Declared(job) = std::mem::replace(&mut this.state, State::Over)
         {
-            let call = this.common.start_call(&this.task, this.ordinal, this.name.clone(), this.timeout, job);
+            let (ordinal, digest) = (this.ordinal, this.digest);
+            let call = this.common.start_call(&this.task, ordinal, this.name.clone(), digest, this.timeout, job);
             this.state = State::Waiting { call };
         }
         let State::Waiting { call } = this.state else { panic!("a call is not polled after its end") };

@@ -27,7 +27,7 @@ use timely_agents_operators::slab::{RunToken, Slab};
 
 use crate::error::Error;
 use crate::event::{Payload, names};
-use crate::journal::Recorded;
+use crate::journal::{Asked, Recorded};
 use crate::memory::{Entry, Memory};
 use crate::plan::Program;
 use crate::resource::Resources;
@@ -49,6 +49,8 @@ pub(crate) struct CallCell {
     pub(crate) call: u32,
     /// Its place among the waits of its task, which is the same in every execution.
     pub(crate) ordinal: u32,
+    /// What is asked for, where that goes to a journal.
+    pub(crate) asked: Option<Box<Asked>>,
     pub(crate) result: Option<CallResult>,
     pub(crate) waker: Option<Waker>,
 }
@@ -160,6 +162,8 @@ pub(crate) struct Common {
     pub(crate) cancelled: RefCell<Vec<(u32, u32)>>,
     pub(crate) next_call: Cell<u32>,
     pub(crate) call_timeout: Option<Duration>,
+    /// Whether calls are told to a journal.
+    records: Cell<bool>,
 }
 
 impl Common {
@@ -173,6 +177,7 @@ impl Common {
             cancelled: RefCell::default(),
             next_call: Cell::new(0),
             call_timeout,
+            records: Cell::new(false),
         }
     }
 
@@ -182,10 +187,12 @@ impl Common {
         task: &TaskCell,
         ordinal: u32,
         name: Cow<'static, str>,
+        digest: u64,
         timeout: Option<Duration>,
         job: CallJob,
     ) -> u32 {
-        let call = self.enlist(task, ordinal);
+        let asked = self.records.get().then(|| Box::new(Asked { name: name.to_string(), digest }));
+        let call = self.enlist(task, ordinal, asked);
         if !task.known.borrow().contains(&ordinal) {
             self.calls.borrow_mut().push(CallStart { task: task.index.get(), call, name, timeout, job });
         }
@@ -194,17 +201,17 @@ impl Common {
 
     /// Asks for a wake-up at `deadline`.
     pub(crate) fn start_timer(&self, task: &TaskCell, ordinal: u32, deadline: u64) -> u32 {
-        let call = self.enlist(task, ordinal);
+        let call = self.enlist(task, ordinal, None);
         if !task.known.borrow().contains(&ordinal) {
             self.timers.borrow_mut().push(TimerStart { task: task.index.get(), call, deadline });
         }
         call
     }
 
-    fn enlist(&self, task: &TaskCell, ordinal: u32) -> u32 {
+    fn enlist(&self, task: &TaskCell, ordinal: u32, asked: Option<Box<Asked>>) -> u32 {
         self.control.set(true);
         let call = next(&self.next_call);
-        task.calls.borrow_mut().push(CallCell { call, ordinal, result: None, waker: None });
+        task.calls.borrow_mut().push(CallCell { call, ordinal, asked, result: None, waker: None });
         call
     }
 
@@ -316,8 +323,10 @@ impl<O> Core<O> {
         observed: Rc<Cell<bool>>,
         keeps_sent: bool,
     ) -> Self {
+        let common = Rc::new(Common::new(program.call_timeout));
+        common.records.set(facts && program.carry);
         Core {
-            common: Rc::new(Common::new(program.call_timeout)),
+            common,
             memory: RefCell::new(Memory::new(&program.slots, facts)),
             staged: RefCell::new(Staged { effects: Effects::default(), queue: VecDeque::new() }),
             marks: Cell::new(Marks::default()),

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use timely_agents_operators::behavior::CallJob;
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
-use timely_agents_operators::hash::mix;
+use timely_agents_operators::hash::{mix, stable_hash};
 
 use crate::call::{Call, Given, Sleep, place};
 use crate::core::{Core, Queued, TaskCell, next};
@@ -168,8 +168,9 @@ impl<O> Ctx<O> {
         Fut: Future<Output = R> + Send + 'static,
         R: Serialize + DeserializeOwned,
     {
+        let digest = self.digest(&args);
         let job = CallJob::future(async move { encode(&f(args).await) });
-        Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(decode))
+        Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(decode)).of_arguments(digest)
     }
 
     /// The same for a function that blocks: it runs on the pool for blocking calls.
@@ -179,8 +180,14 @@ impl<O> Ctx<O> {
         F: FnOnce(A) -> R + Send + 'static,
         R: Serialize + DeserializeOwned,
     {
+        let digest = self.digest(&args);
         let job = CallJob::Blocking(Box::new(move || encode(&f(args))));
-        Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(decode))
+        Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(decode)).of_arguments(digest)
+    }
+
+    /// The digest of a call's arguments, where it goes to a journal.
+    fn digest<A: Serialize>(&self, args: &A) -> u64 {
+        if self.core.records { stable_hash(args).max(1) } else { 0 }
     }
 
     /// Calls `f` off the worker, as an asynchronous task of the runtime, without durability: the result is encoded only

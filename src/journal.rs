@@ -10,6 +10,8 @@
 //! - An entry is encoded when it is made, for values change later; it is handed over once.
 //! - Only runs that have waited have a journal, and only where unfinished runs outlive the process.
 
+use std::fmt::{self, Display, Formatter};
+
 use serde::{Deserialize, Serialize};
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
 
@@ -34,6 +36,33 @@ impl Name {
 
 /// The end of a wait: `None` for a value that has no bytes.
 pub(crate) type Given = Result<Option<Vec<u8>>, CallFailure>;
+
+/// What a task waited for: a call, by its name and the digest of its arguments; a sleep, without either.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    pub(crate) name: String,
+    /// 0 where a call's arguments are not known.
+    pub(crate) digest: u64,
+}
+
+impl Display for Asked {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match (self.name.as_str(), self.digest) {
+            ("", 0) => f.write_str("a sleep"),
+            (name, 0) => write!(f, "call {name:?}"),
+            (name, digest) => write!(f, "call {name:?} with arguments of digest {digest:016x}"),
+        }
+    }
+}
+
+/// A wait that is over.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct End {
+    /// Its place among the waits of its task.
+    pub(crate) ordinal: u32,
+    pub(crate) asked: Asked,
+    pub(crate) given: Given,
+}
 
 /// An event on its way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,14 +97,14 @@ pub(crate) struct Beginning {
 /// One thing that happened.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Entry {
-    /// A task started or went on, given the ends of the waits in `given`, by their places.
+    /// A task started or went on.
     Turn {
         /// The task.
         task: Name,
         /// The clock.
         now: u64,
-        /// What it was given.
-        given: Vec<(u32, Given)>,
+        /// The waits that were over by then.
+        given: Vec<End>,
     },
     /// A step is finished.
     Step {
@@ -105,8 +134,8 @@ pub(crate) struct Recorded {
     /// How the run begins, encoded.
     pub(crate) beginning: Vec<u8>,
     pub(crate) entries: Vec<Vec<u8>>,
-    /// What tasks have been given since they last took a turn: the task's index, the place of the wait, its end.
-    pub(crate) arrived: Vec<(u32, u32, Given)>,
+    /// Waits that are over since their task, named by its index, last took a turn.
+    pub(crate) arrived: Vec<(u32, End)>,
     /// Entries that the run has to go through first.
     pub(crate) replay: Vec<Entry>,
 }
@@ -119,14 +148,10 @@ impl Recorded {
     /// A task takes a turn.
     pub(crate) fn turn(&mut self, task: &TaskCell, now: u64) {
         let index = task.index.get();
-        let mut given = Vec::new();
-        self.arrived.retain_mut(|(to, ordinal, end)| {
-            let its = *to == index;
-            if its {
-                given.push((*ordinal, std::mem::replace(end, Ok(None))));
-            }
-            !its
-        });
+        let (its, others) = std::mem::take(&mut self.arrived).into_iter().partition(|(to, _)| *to == index);
+        self.arrived = others;
+        let its: Vec<(u32, End)> = its;
+        let given = its.into_iter().map(|(_, end)| end).collect();
         self.push(&Entry::Turn { task: Name::of(task), now, given });
     }
 }

@@ -21,7 +21,7 @@ use crate::agent::Input;
 use crate::behavior::AgentBehavior;
 use crate::core::next;
 use crate::event::Payload;
-use crate::journal::{self, Beginning, Entry, Name, Recorded};
+use crate::journal::{self, Beginning, End, Entry, Name, Recorded};
 use crate::run::{Run, TaskStart};
 
 /// A task of the journal: its action and its event, in the form that the action takes.
@@ -82,7 +82,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let mut ends: BTreeMap<Name, Vec<u32>> = BTreeMap::new();
         for entry in &entries {
             if let Entry::Turn { task, given, .. } = entry {
-                ends.entry(*task).or_default().extend(given.iter().map(|(ordinal, _)| *ordinal));
+                ends.entry(*task).or_default().extend(given.iter().map(|end| end.ordinal));
             }
         }
         let mut tasks: BTreeMap<u64, Known> = BTreeMap::new();
@@ -109,11 +109,17 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                     let placed = run.tasks[index as usize].as_mut().ok_or("a task that is over takes a turn")?;
                     placed.retry = None;
                     *placed.cell.known.borrow_mut() = ends.get(&task).cloned().unwrap_or_default();
-                    for (ordinal, end) in given {
+                    for End { ordinal, asked, given } in given {
                         let mut calls = placed.cell.calls.borrow_mut();
                         let wait = calls.iter_mut().find(|call| call.ordinal == ordinal);
-                        let wait = wait.ok_or_else(|| format!("its action does not wait for a {ordinal}. time"))?;
-                        wait.result = Some(journal::result(end));
+                        let place =
+                            || format!("action {:?}, wait {ordinal}", self.plan.program.action(known.action).name);
+                        let wait = wait.ok_or_else(|| format!("{}: it was {asked}, and is not made now", place()))?;
+                        let now = wait.asked.as_deref().cloned().unwrap_or_default();
+                        if now != asked {
+                            return Err(format!("{}: it was {asked}, and is {now} now", place()));
+                        }
+                        wait.result = Some(journal::result(given));
                     }
                     self.opened().1.core.common.head.now.set(now);
                     if let Some(progress) = self.poll_task(head, run, index) {

@@ -14,7 +14,7 @@ use timely_agents_operators::slab::RunToken;
 use crate::action::ActionFuture;
 use crate::core::{Queued, TaskCell};
 use crate::event::Payload;
-use crate::journal::{self, Recorded};
+use crate::journal::{self, End, Recorded};
 use crate::memory::Entry;
 use crate::tagged::Tagged;
 
@@ -134,7 +134,8 @@ impl<O> Run<O> {
                 return false;
             };
             if let Some(recorded) = &mut self.recorded {
-                recorded.arrived.push((call.task, waited_for.ordinal, journal::copy(&result)));
+                let (ordinal, asked) = (waited_for.ordinal, waited_for.asked.as_deref().cloned().unwrap_or_default());
+                recorded.arrived.push((call.task, End { ordinal, asked, given: journal::copy(&result) }));
             }
             waited_for.result = Some(result);
             waited_for.waker.take()

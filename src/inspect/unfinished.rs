@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::cbor;
 use super::formats::Formats;
 use crate::format::hex;
-use crate::journal::{Beginning, Entry, Given, Name, Packed, Sent};
+use crate::journal::{Beginning, End, Entry, Name, Packed, Sent};
 use crate::memory::{Place, Write};
 
 /// The run of a fact, and its entries.
@@ -52,10 +52,11 @@ fn name(task: Name) -> Value {
     json!({"path": format!("{:016x}", task.path), "attempt": task.attempt})
 }
 
-fn result((wait, given): (u32, Given)) -> Value {
+fn result(End { ordinal, asked, given }: End) -> Value {
+    let call = if asked.name.is_empty() { Value::Null } else { Value::String(asked.name) };
     match given {
-        Ok(bytes) => json!({"wait": wait, "value": bytes.map(|bytes| hex(&bytes))}),
-        Err(failure) => json!({"wait": wait, "error": failure.to_string()}),
+        Ok(bytes) => json!({"wait": ordinal, "call": call, "value": bytes.map(|bytes| hex(&bytes))}),
+        Err(failure) => json!({"wait": ordinal, "call": call, "error": failure.to_string()}),
     }
 }
 

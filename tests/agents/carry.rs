@@ -402,6 +402,47 @@ fn carried_run_costs_a_commit_only_what_has_changed() {
 }
 
 #[test]
+fn program_that_goes_another_way_than_the_journal_is_found_out() {
+    // What the second call asks, and under which name.
+    let asking = |name: &'static str, more: i64| {
+        let mut agent = Agent::<Pair, String>::new("asking");
+        agent.carry();
+        agent.on_input_async("ask", async move |(_, i), ctx| {
+            ctx.durable("first", *i, async |i| i).await?;
+            let answer = ctx.durable(name, i + more, async |i| i).await?;
+            ctx.durable("third", answer, async |i| i).await?;
+            Ok(())
+        });
+        agent.build().unwrap()
+    };
+    let mut job = Job::<u64>::new(&asking("second", 1));
+    job.push(0, (1, 42));
+    for _ in 0..2 {
+        job.test.run();
+        let call = job.test.calls()[0].id;
+        job.test.complete(call);
+    }
+    job.test.run();
+    job.advance(1);
+    let go_on = |plan: &Plan<Pair, String>| {
+        let mut test = Harness::<u64, Pair, String>::restored(plan, |pair: &Pair| pair.0, 1, &job.facts).unwrap();
+        test.run();
+        (test.failure().map(|failure| failure.message.clone()), test.calls().len())
+    };
+    assert_eq!(go_on(&asking("second", 1)), (None, 1), "the third call is made again, and no other");
+    let (failure, calls) = go_on(&asking("another", 1));
+    let failure = failure.unwrap();
+    assert!(
+        failure.contains("\"ask\"") && failure.contains("\"second\"") && failure.contains("\"another\""),
+        "{failure}"
+    );
+    assert_eq!(calls, 0);
+    let (failure, _) = go_on(&asking("second", 2));
+    let failure = failure.unwrap();
+    assert_eq!(failure.matches("with arguments of digest").count(), 2, "{failure}");
+}
+
+#[test]
 fn agent_that_holds_does_not_take_over_unfinished_runs() {
     let plan = sleeper();
     let mut job = Job::<u64>::new(&plan);

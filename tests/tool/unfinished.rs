@@ -111,7 +111,7 @@ fn check(shown: &Value, time: &Value) {
     assert_eq!((&run["time"], &run["input"]), (time, &json!({"shop": "a", "amount": 7})), "{key:#}");
     let steps: Vec<&Value> = run["journal"].as_array().expect("entries").iter().collect();
     let results: Vec<&Value> = steps.iter().filter_map(|entry| entry["turn"]["results"].as_array()).flatten().collect();
-    assert_eq!(results, [&json!({"wait": 0, "value": "0x0e"})], "{key:#}");
+    assert_eq!(results, [&json!({"wait": 0, "call": "price", "value": "0x0e"})], "{key:#}");
     let written = steps.iter().find_map(|entry| entry["step"]["writes"]["asked"].as_str());
     assert_eq!(written, Some("14"), "{key:#}");
     let text = run.to_string();
