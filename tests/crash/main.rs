@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod carry;
+mod faults;
 mod fences;
 mod fits;
 mod flights;
