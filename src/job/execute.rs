@@ -105,6 +105,8 @@ where
                 Ok(Some(result))
             }
             Err(failure) => {
+                // First: what goes wrong in the step that closes agents is not the reason.
+                control.fail(failure.clone());
                 closing::close_agents(worker, &stop);
                 Err(failure)
             }

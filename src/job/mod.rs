@@ -246,9 +246,25 @@ impl Job {
         name: &str,
         readers: impl IntoIterator<Item = S>,
     ) -> Result<StreamVec<'scope, T, <S::Reader as Reader>::Item>, Failure> {
+        self.sources_with(scope, name, readers, |_| {})
+    }
+
+    /// The same, with the options of each set by `adjust`.
+    ///
+    /// # Errors
+    /// As [`Job::sources`].
+    pub fn sources_with<'scope, T: EpochTime, S: IntoReader>(
+        &self,
+        scope: Scope<'scope, T>,
+        name: &str,
+        readers: impl IntoIterator<Item = S>,
+        adjust: impl Fn(&mut SourceOptions),
+    ) -> Result<StreamVec<'scope, T, <S::Reader as Reader>::Item>, Failure> {
         let mut streams = Vec::new();
         for (i, reader) in readers.into_iter().enumerate() {
-            streams.push(self.read_on(scope, i % self.peers, reader, self.source_options(&format!("{name}/{i}")))?);
+            let mut options = self.source_options(&format!("{name}/{i}"));
+            adjust(&mut options);
+            streams.push(self.read_on(scope, i % self.peers, reader, options)?);
         }
         Ok(scope.concatenate(streams))
     }

@@ -123,3 +123,30 @@ fn completions_after_a_failure_are_refused_and_counted() {
     test.pass(Duration::from_secs(1000));
     assert_eq!(test.frontier(), [0], "nothing more is done");
 }
+
+#[test]
+fn carried_run_moves_to_the_last_epoch_when_the_input_ends_with_later_inputs_waiting() {
+    let mut agent = Agent::<Pair, String>::new("a");
+    agent.carry();
+    agent.on_input_async("work", async |(key, value), ctx| {
+        ctx.durable("call", (), async |()| ()).await?;
+        ctx.output(format!("{key} {value}"));
+        Ok(())
+    });
+    let mut test = start(agent);
+    feed(&mut test, &[(1, 10)]);
+    test.run();
+    // Ahead of the input's frontier, which then goes from epoch 0 to its end in one step.
+    test.push(2, (1, 20));
+    test.push(3, (1, 30));
+    test.end();
+    test.run();
+    for _ in 0..3 {
+        let id = call(&test, "call");
+        test.complete_with(id, &());
+        test.run();
+    }
+    assert!(test.is_closed());
+    let outputs: Vec<(u64, String)> = test.outputs().into_iter().map(|(time, _, output)| (time, output)).collect();
+    assert_eq!(outputs, [(3, "1 10".to_owned()), (3, "1 20".to_owned()), (3, "1 30".to_owned())]);
+}

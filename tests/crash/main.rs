@@ -3,16 +3,24 @@
 //! Cargo builds examples for a plain `cargo test`, not for `cargo test --test crash`: build `turnaround` first then.
 //!
 //! # What is checked
-//! - After a kill at any failpoint, or at any moment, the job goes on in another shape and comes to the very output of a
-//!   run without a crash (rules D4, D5, D6).
-//! - SIGTERM stops in order; of two runs only the later one has any effect (D9).
+//! - After a kill at any failpoint, or at any moment, also while recovering, the job goes on in another shape and comes to
+//!   the very output of a run without a crash (rules D4, D5, D6); so it does under Carry (S5, `carry`), with transactional
+//!   sinks, collections and snapshots (`sums`).
+//! - SIGTERM stops in order (`stops`); of two runs only the later one has any effect (D9, `fences`).
+//! - What does not fit or cannot be read is refused, and nothing is lost by it; failing disks end the job (`fits`).
 //!
 //! # What is not
-//! - A machine that loses power: SIGKILL keeps what the system has been given. The stores' own tests lose it.
+//! - A machine that loses power: SIGKILL keeps what the system has been given. The store's own tests lose it.
+//! - Carry over `Stamp` times; disks that are really full: errors come from failpoints.
+//! - Several machines.
+//!
+//! The long sets are ignored; `scripts/soak` runs them.
 #![forbid(unsafe_code)]
 
 mod carry;
+mod faults;
 mod fences;
+mod fits;
 mod flights;
 mod kills;
 mod matrix;
@@ -20,5 +28,6 @@ mod process;
 mod programs;
 #[path = "../turnaround/reference.rs"]
 mod reference;
+mod small;
 mod stops;
 mod sums;

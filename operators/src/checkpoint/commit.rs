@@ -9,6 +9,7 @@
 //! - A manifest holds all acks of epochs below its frontier, and none of others.
 //! - A publication stands in exactly one manifest, and the next one is asked for when it is done.
 //! - Epochs about which there is no word are committed without a manifest; the end of the job always has one.
+//! - The manifest of the end has nothing to publish: who finds it finds a job with nothing left to do.
 //!
 //! No files and no threads: the `committer` has those.
 
@@ -121,7 +122,7 @@ impl Commit {
     }
 
     fn advance(&mut self) -> Command {
-        let frontier = self.frontier;
+        let frontier = self.frontier.or_else(|| self.end_of_publications());
         let below = |first: Option<&u64>| first.is_some_and(|epoch| frontier.is_none_or(|frontier| *epoch < frontier));
         let upto = |first: Option<&u64>| first.is_some_and(|epoch| frontier.is_none_or(|frontier| *epoch <= frontier));
         if frontier.is_some() && !below(self.acks.keys().next()) && !upto(self.positions.keys().next()) {
@@ -151,6 +152,13 @@ impl Commit {
         }
         self.writing = true;
         Command::Write(Box::new(self.last.clone()))
+    }
+
+    /// Where the job stands when all that is staged is published, if anything is.
+    fn end_of_publications(&self) -> Option<u64> {
+        let staged = self.acks.values().flatten().any(|ack| matches!(ack, Ack::Staged { .. }));
+        let last = self.acks.keys().next_back().filter(|_| staged)?.checked_add(1)?;
+        Some(self.positions.keys().next_back().map_or(last, |position| last.max(*position)))
     }
 
     fn apply(&mut self, ack: Ack, publications: &mut Vec<(String, Publication)>) {
@@ -311,6 +319,21 @@ mod tests {
         check(
             &mut start(),
             &[(Event::Frontier(None), &["write None  rows=Start []"]), (Event::Written, &["committed None"])],
+        );
+    }
+
+    #[test]
+    fn the_end_has_nothing_to_publish() {
+        check(
+            &mut start(),
+            &[
+                (facts(3, 0, 10, &[]), &[]),
+                (staged(3, "a"), &[]),
+                (source(6, None), &[]),
+                (Event::Frontier(None), &["write Some(6) 0:10 rows=Ended [a]"]),
+                (Event::Written, &["committed Some(6)", "write None 0:10 rows=Ended []"]),
+                (Event::Written, &["committed None"]),
+            ],
         );
     }
 

@@ -274,6 +274,13 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             return;
         }
         debug_assert!(epoch.is_none_or(|new| self.epoch.is_some_and(|old| new >= old)), "frontiers advance");
+        if epoch.is_none()
+            && self.carried.is_some()
+            && let Some(last) = self.later.last_key_value().map(|(e, _)| *e)
+        {
+            // The end comes with inputs of later epochs: what is unfinished moves there first, as by single steps.
+            self.advance(Some(last));
+        }
         self.epoch = epoch;
         self.behavior.advance(epoch);
         let sequence = self.behavior.sequence();
