@@ -119,7 +119,16 @@ impl Thread {
         if self.parts.resumed {
             self.tell(self.commit.last().frontier)?;
         }
+        let mut idle = Vec::new();
         loop {
+            // What was told before may have been seen after the question.
+            if !idle.is_empty() && events.is_empty() {
+                if let Some(compacted) = self.compactor.finish() {
+                    let commands = self.commit.step(Event::Compacted(compacted));
+                    self.perform(commands)?;
+                }
+                idle.clear();
+            }
             let event = select_biased! {
                 recv(self.compactor.done) -> compacted => match compacted {
                     Ok(compacted) => Event::Compacted(compacted),
@@ -129,12 +138,8 @@ impl Thread {
                     Ok(event) => event,
                     Err(_) => return Ok(()),
                 },
-                recv(waiting) -> waiting => {
-                    if let Some(compacted) = self.compactor.finish() {
-                        let commands = self.commit.step(Event::Compacted(compacted));
-                        self.perform(commands)?;
-                    }
-                    drop(waiting);
+                recv(waiting) -> who => {
+                    idle.extend(who);
                     continue;
                 },
             };
