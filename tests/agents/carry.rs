@@ -178,7 +178,9 @@ impl<T: EpochTime> Job<T> {
             if calls.is_empty() && self.test.is_closed() {
                 break;
             }
-            calls.iter().for_each(|call| self.test.complete(call.id));
+            for call in &calls {
+                self.test.complete(call.id);
+            }
             self.test.pass(Duration::from_secs(1));
         }
         self.collect();
@@ -297,7 +299,7 @@ fn run_over_200_epochs_killed_in_each_puts_out_once_at_its_event_time() {
     job.test.run();
     for epoch in 1..=200 {
         job.advance(epoch);
-        let open: Vec<Stamp> = job.test.frontier().to_vec();
+        let open: Vec<Stamp> = job.test.frontier();
         assert!(open.iter().all(|time| time.epoch >= epoch), "the commit of epoch {epoch} does not wait: {open:?}");
         assert!(open.iter().any(|time| time.event <= 7), "the event time does: {open:?}");
         job.crash();
