@@ -10,7 +10,7 @@ use timely_agents_operators::behavior::Failure;
 use timely_agents_operators::clock::Clock;
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue, Completion, CompletionQueue, Spent};
 use timely_agents_operators::driver::{Driver, Load, Paired, WithKey};
-use timely_agents_operators::fact::{Fact, FactRef};
+use timely_agents_operators::fact::{Block, Fact, FactRef};
 use timely_agents_operators::group::KeyGroups;
 use timely_agents_operators::keys::Key;
 use timely_agents_operators::stats::RunStats;
@@ -89,10 +89,15 @@ pub struct Harness<K: Key, I: Input, O: 'static, T: EpochTime = u64> {
     clock: Clock,
     observed: Rc<Cell<bool>>,
     agent: u32,
+    agent_name: String,
     /// The times at which inputs may still come: none when the input has ended.
     input: Option<T>,
     open: Vec<T>,
+    open_facts: Vec<T>,
 }
+
+/// Takes facts one by one; see [`Harness::restored_by`].
+pub type TakeFact<'a> = &'a mut dyn FnMut(&FactRef<'_>) -> Result<(), String>;
 
 impl<K: Key, I: Input, O: 'static> Harness<K, I, O, u64> {
     /// Opens the agent of `plan`, as worker 0 of 1; `key` computes the keys of inputs. The clock stands at 1970.
@@ -110,10 +115,28 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     /// # Errors
     /// As [`Harness::new`].
     pub fn over_time(plan: &Plan<I, O>, key: impl Fn(&I) -> K + 'static) -> Result<Self, Failure> {
+        Harness::of_worker(plan, key, 0, 1)
+    }
+
+    /// The same as worker `worker` of `peers`. A harness exchanges nothing: whoever pushes brings it the inputs of the
+    /// keys whose groups it owns ([`KeyGroups::owner_of`], with the default number of groups).
+    ///
+    /// # Errors
+    /// As [`Harness::new`].
+    ///
+    /// # Panics
+    /// When there is no such worker.
+    pub fn of_worker(
+        plan: &Plan<I, O>,
+        key: impl Fn(&I) -> K + 'static,
+        worker: usize,
+        peers: usize,
+    ) -> Result<Self, Failure> {
+        assert!(worker < peers, "worker {worker} of {peers}");
         let observed = Rc::new(Cell::new(false));
         let behavior = AgentBehavior::new(plan, Rc::clone(&observed));
         let queue = CompletionQueue::new(None);
-        let driver = Driver::new(behavior, plan.limits(), KeyGroups::default(), queue.clone(), 0, 1, true)?;
+        let driver = Driver::new(behavior, plan.limits(), KeyGroups::default(), queue.clone(), worker, peers, true)?;
         let now = Rc::new(Cell::new(0));
         Ok(Harness {
             driver,
@@ -124,8 +147,10 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
             now,
             observed,
             agent: plan.0.program.id,
+            agent_name: plan.name().to_owned(),
             input: Some(T::minimum()),
             open: Vec::new(),
+            open_facts: Vec::new(),
         })
     }
 
@@ -140,21 +165,35 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
         resume: u64,
         facts: impl IntoIterator<Item = &'a Fact<T>>,
     ) -> Result<Self, Failure> {
-        let mut harness = Harness::over_time(plan, key)?;
-        let failed = |message: String| Failure {
-            agent: plan.name().to_owned(),
+        Harness::over_time(plan, key)?.restored_by(resume, |take| {
+            for Fact { group, key, what, value, .. } in facts {
+                take(&FactRef { group: *group, key, what: what.clone(), value: value.as_deref() })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes back the facts that `give` hands over, which are those of all epochs before `resume` and of this worker's
+    /// groups, in order, as a checkpoint has them. Comes first, before any input.
+    ///
+    /// # Errors
+    /// When the facts do not fit the plan, or `give` fails.
+    pub fn restored_by(
+        mut self,
+        resume: u64,
+        give: impl FnOnce(TakeFact<'_>) -> Result<(), String>,
+    ) -> Result<Self, Failure> {
+        let driver = &mut self.driver;
+        let restored = give(&mut |fact| driver.restore(fact)).and_then(|()| driver.restored(resume));
+        restored.map_err(|message| Failure {
+            agent: self.agent_name.clone(),
             action: "restore".into(),
             key: String::new(),
             epoch: resume,
             message,
-        };
-        for Fact { group, key, what, value, .. } in facts {
-            let fact = FactRef { group: *group, key, what: what.clone(), value: value.as_deref() };
-            harness.driver.restore(&fact).map_err(failed)?;
-        }
-        harness.driver.restored(resume).map_err(failed)?;
-        harness.input = Some(T::minimum().with_epoch(resume));
-        Ok(harness)
+        })?;
+        self.input = Some(T::minimum().with_epoch(resume));
+        Ok(self)
     }
 
     /// Brings an input at the least time of `epoch`.
@@ -348,6 +387,11 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
 
     /// The facts since last asked: what memory was when epochs were sealed.
     pub fn facts(&mut self) -> Vec<Fact<T>> {
+        self.blocks().iter().flat_map(|block| block.facts().expect("a sealed block is whole")).collect()
+    }
+
+    /// The same as they travel and are stored: in blocks.
+    pub fn blocks(&mut self) -> Vec<Block<T>> {
         std::mem::take(&mut self.rim.facts)
     }
 
@@ -397,15 +441,15 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     /// The least times at which outputs may still come: those open at the input, and those of unfinished work.
     pub fn frontier(&mut self) -> Vec<T> {
         self.driver.minimal(&mut self.open);
-        let mut frontier = self.open.clone();
-        if let Some(input) = &self.input
-            && !frontier.iter().any(|time| time.less_equal(input))
-        {
-            frontier.retain(|time| !input.less_equal(time));
-            frontier.push(input.clone());
-        }
-        frontier.sort();
-        frontier
+        least(&self.open, self.input.as_ref())
+    }
+
+    /// The least times at which facts may still come: those of [`Harness::frontier`], and those of changes that are not
+    /// sealed.
+    pub fn facts_frontier(&mut self) -> Vec<T> {
+        self.driver.minimal(&mut self.open);
+        self.driver.minimal_facts(&mut self.open_facts);
+        least(&self.open_facts, self.input.as_ref())
     }
 
     /// What the agent holds.
@@ -432,6 +476,19 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     pub fn is_closed(&self) -> bool {
         self.driver.is_closed()
     }
+}
+
+/// The least times of work that is open, and of what may come.
+fn least<T: EpochTime>(open: &[T], input: Option<&T>) -> Vec<T> {
+    let mut frontier = open.to_vec();
+    if let Some(input) = input
+        && !frontier.iter().any(|time| time.less_equal(input))
+    {
+        frontier.retain(|time| !input.less_equal(time));
+        frontier.push(input.clone());
+    }
+    frontier.sort();
+    frontier
 }
 
 impl<K: Key, I: Input, O: 'static, T: EpochTime> Debug for Harness<K, I, O, T> {

@@ -1,7 +1,8 @@
 //! An agent without a cluster, for tests of agents.
 //!
 //! A [`Harness`] drives the very driver and behavior that run inside a dataflow, in one thread, with a clock
-//! that a test sets and calls that a test completes. It differs from a worker only at the rim: nothing is
+//! that a test sets and calls that a test completes. Several of them, as the workers of a job, make a simulation. A
+//! harness differs from a worker only at the rim: nothing is
 //! exchanged, and what the agent puts out is kept for the test to look at.
 //!
 //! # Invariants
@@ -12,5 +13,5 @@
 mod harness;
 mod rim;
 
-pub use self::harness::Harness;
+pub use self::harness::{Harness, TakeFact};
 pub use self::rim::{CallId, PendingCall};

@@ -11,7 +11,7 @@ use std::thread::{self, Thread};
 use timely_agents_operators::behavior::CallJob;
 use timely_agents_operators::completion::{CallFailure, CallRef, CallResult};
 use timely_agents_operators::driver::Sink;
-use timely_agents_operators::fact::{Block, Fact};
+use timely_agents_operators::fact::Block;
 use timely_agents_operators::{quiet, runtime};
 use tokio::task::AbortHandle;
 
@@ -47,7 +47,7 @@ pub(super) struct Started {
 pub(super) struct Rim<T, K, O> {
     pub(super) outputs: Vec<(T, K, O)>,
     pub(super) tagged: Vec<(T, Tagged)>,
-    pub(super) facts: Vec<Fact<T>>,
+    pub(super) facts: Vec<Block<T>>,
     pub(super) started: Vec<Started>,
 }
 
@@ -68,7 +68,7 @@ impl<T: Clone, K, O> Sink<T, (K, O), Tagged> for Rim<T, K, O> {
     }
 
     fn facts(&mut self, block: Block<T>) {
-        self.facts.extend(block.facts().expect("a sealed block is whole"));
+        self.facts.push(block);
     }
 
     fn spawn(&mut self, call: CallRef, name: Cow<'static, str>, job: CallJob) -> Option<AbortHandle> {

@@ -1,5 +1,6 @@
 //! S2, S5, S6: notifications at the end of epochs.
 
+use timely_agents::testing::Harness;
 use timely_agents::{Agent, NotifyError};
 
 use crate::support::{Pair, call, feed, finish, start, values};
@@ -50,6 +51,33 @@ fn notification_of_a_current_or_past_epoch_means_the_end_of_the_current_one() {
     test.advance(5);
     test.run();
     assert_eq!(test.outputs(), [(4, 1, "end of 4".into()), (4, 2, "end of 4".into())]);
+}
+
+#[test]
+fn notification_that_is_due_at_once_outlives_a_crash_before_it_has_come() {
+    // D1: the run that asks is committed at 0, and the notification is of 6.
+    let mut agent = Agent::<Pair, String>::new("late");
+    agent.on_input_async("ask", async |_, ctx| {
+        ctx.durable("wait", (), async |()| ()).await?;
+        ctx.notify_at(6)?;
+        Ok(())
+    });
+    agent.on_notify("told", |end, ctx| {
+        ctx.output(format!("end of {}", end.epoch));
+        Ok(())
+    });
+    let plan = agent.build().unwrap();
+    let mut test = Harness::<u64, Pair, String>::new(&plan, |pair| pair.0).unwrap();
+    test.push(0, (1, 1));
+    test.run();
+    test.end();
+    test.complete(call(&test, "wait"));
+    test.run();
+    assert_eq!(test.outputs(), [(6, 1, "end of 6".into())]);
+    let committed: Vec<_> = test.facts().into_iter().filter(|fact| fact.time < 6).collect();
+    let mut test = Harness::<u64, Pair, String>::restored(&plan, |pair| pair.0, 6, &committed).unwrap();
+    finish(&mut test);
+    assert_eq!(test.outputs(), [(6, 1, "end of 6".into())]);
 }
 
 #[test]

@@ -63,8 +63,6 @@ pub(crate) struct Commit {
     frontier: Option<u64>,
     /// By the epoch at which it came.
     acks: BTreeMap<u64, Vec<Ack>>,
-    /// By the epoch for which it holds.
-    positions: BTreeMap<u64, Vec<(String, SourcePosition)>>,
     compacted: Option<Compacted>,
 }
 
@@ -77,15 +75,7 @@ impl Commit {
     /// Goes on after `last`, whose publications are done.
     pub(crate) fn new(last: Manifest) -> Self {
         let frontier = last.frontier;
-        Commit {
-            last,
-            writing: false,
-            committed: frontier,
-            frontier,
-            acks: BTreeMap::new(),
-            positions: BTreeMap::new(),
-            compacted: None,
-        }
+        Commit { last, writing: false, committed: frontier, frontier, acks: BTreeMap::new(), compacted: None }
     }
 
     /// The newest manifest, durable or asked for.
@@ -97,10 +87,6 @@ impl Commit {
     pub(crate) fn step(&mut self, event: Event) -> Vec<Command> {
         let mut commands = Vec::new();
         match event {
-            Event::Ack { ack: Ack::Source { source, epoch, position }, .. } => {
-                let position = position.map_or(SourcePosition::Ended, SourcePosition::At);
-                self.positions.entry(epoch).or_default().push((source, position));
-            }
             Event::Ack { epoch, ack } => self.acks.entry(epoch).or_default().push(ack),
             Event::Frontier(frontier) => {
                 if beyond(frontier, self.frontier) {
@@ -124,18 +110,12 @@ impl Commit {
     fn advance(&mut self) -> Command {
         let frontier = self.frontier.or_else(|| self.end_of_publications());
         let below = |first: Option<&u64>| first.is_some_and(|epoch| frontier.is_none_or(|frontier| *epoch < frontier));
-        let upto = |first: Option<&u64>| first.is_some_and(|epoch| frontier.is_none_or(|frontier| *epoch <= frontier));
-        if frontier.is_some() && !below(self.acks.keys().next()) && !upto(self.positions.keys().next()) {
+        if frontier.is_some() && !below(self.acks.keys().next()) {
             self.committed = frontier;
             return Command::Committed(frontier);
         }
         self.last.frontier = frontier;
         self.last.publications.clear();
-        while upto(self.positions.keys().next()) {
-            if let Some((_, positions)) = self.positions.pop_first() {
-                self.last.sources.extend(positions);
-            }
-        }
         while below(self.acks.keys().next()) {
             if let Some((_, acks)) = self.acks.pop_first() {
                 let mut publications = Vec::new();
@@ -182,7 +162,12 @@ impl Commit {
                 }
             }
             Ack::Staged { sink, publication, .. } => publications.push((sink, publication)),
-            Ack::Source { .. } => unreachable!("positions are kept by the epoch for which they hold"),
+            // Told when the source closed the epoch at which it came, and true until its next: also of a frontier in
+            // between, where other sources or slow work may stand.
+            Ack::Source { source, position, .. } => {
+                let position = position.map_or(SourcePosition::Ended, SourcePosition::At);
+                self.last.sources.insert(source, position);
+            }
         }
     }
 }
@@ -277,6 +262,23 @@ mod tests {
                 (Event::Frontier(Some(2)), &[]),
                 (Event::Frontier(Some(4)), &["write Some(4) 0:200 rows=line 3 [c]"]),
                 (Event::Written, &["committed Some(4)"]),
+            ],
+        );
+    }
+
+    #[test]
+    fn source_that_skips_epochs_goes_on_behind_what_is_committed() {
+        let ack = Ack::Source { source: "rows".into(), epoch: 7, position: Some(b"line 7".to_vec()) };
+        check(
+            &mut start(),
+            &[
+                (facts(1, 0, 100, &[]), &[]),
+                (Event::Ack { epoch: 1, ack }, &[]),
+                // Another source stands at 3.
+                (Event::Frontier(Some(1)), &["committed Some(1)"]),
+                (Event::Frontier(Some(3)), &["write Some(3) 0:100 rows=line 7 []"]),
+                (Event::Written, &["committed Some(3)"]),
+                (Event::Frontier(Some(7)), &["committed Some(7)"]),
             ],
         );
     }

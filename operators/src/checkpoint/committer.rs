@@ -12,7 +12,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use crossbeam::channel::{Receiver, Sender, select_biased, unbounded};
 
@@ -39,6 +39,8 @@ pub type Told = Box<dyn FnMut(Option<u64>) + Send>;
 #[derive(Clone)]
 pub struct Committer {
     to_thread: Sender<Event>,
+    /// What is sent here is dropped when there is nothing else to do.
+    idle: Sender<Sender<()>>,
 }
 
 impl fmt::Debug for Committer {
@@ -59,21 +61,31 @@ impl Committer {
         let _ = self.to_thread.send(Event::Frontier(frontier));
     }
 
+    /// Waits until all that follows from earlier word is done, a compaction too, or has failed. For simulations, whose
+    /// steps follow one another.
+    pub fn settle(&self) {
+        let (tell, told) = unbounded();
+        // A committer that failed drops it at once.
+        let _ = self.idle.send(tell);
+        let _ = told.recv();
+    }
+
     /// Starts the thread.
     pub(crate) fn start(parts: Parts, publish: Publish, told: Told, control: Control) -> Result<Self, Error> {
         let (to_thread, events) = unbounded();
+        let (idle, waiting) = unbounded();
         let commit = Commit::new(parts.start.clone());
         let compactor = Compactor::new(control.clone());
         let mut thread = Thread { parts, commit, publish, told, compactor };
         thread::Builder::new()
             .name("checkpoint-commit".to_owned())
-            .spawn(failpoint::inherited(move || match quiet::catch(|| thread.run(&events)) {
+            .spawn(failpoint::inherited(move || match quiet::catch(|| thread.run(&events, &waiting)) {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => control.fail(error.into()),
                 Err(panic) => control.fail(Failure::panic(format!("the committer {panic}"))),
             }))
             .map_err(|error| Error::Thread { name: "checkpoint-commit", error })?;
-        Ok(Committer { to_thread })
+        Ok(Committer { to_thread, idle })
     }
 }
 
@@ -101,13 +113,22 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(&mut self, events: &Receiver<Event>) -> Result<(), Error> {
+    fn run(&mut self, events: &Receiver<Event>, waiting: &Receiver<Sender<()>>) -> Result<(), Error> {
         let start = std::mem::take(&mut self.parts.start.publications);
         self.publish_all(&start)?;
         if self.parts.resumed {
             self.tell(self.commit.last().frontier)?;
         }
+        let mut idle = Vec::new();
         loop {
+            // What was told before may have been seen after the question.
+            if !idle.is_empty() && events.is_empty() {
+                if let Some(compacted) = self.compactor.finish() {
+                    let commands = self.commit.step(Event::Compacted(compacted));
+                    self.perform(commands)?;
+                }
+                idle.clear();
+            }
             let event = select_biased! {
                 recv(self.compactor.done) -> compacted => match compacted {
                     Ok(compacted) => Event::Compacted(compacted),
@@ -116,6 +137,10 @@ impl Thread {
                 recv(events) -> event => match event {
                     Ok(event) => event,
                     Err(_) => return Ok(()),
+                },
+                recv(waiting) -> who => {
+                    idle.extend(who);
+                    continue;
                 },
             };
             let mut commands = self.commit.step(event);
@@ -196,6 +221,7 @@ struct Compactor {
     /// The number of the next snapshot.
     next: u32,
     state: Compacting,
+    thread: Option<JoinHandle<()>>,
     /// Bytes of logs that the last compaction could not make do without.
     left: u64,
 }
@@ -209,7 +235,14 @@ enum Compacting {
 impl Compactor {
     fn new(control: Control) -> Self {
         let (tell, done) = unbounded();
-        Compactor { control, tell, done, next: 0, state: Compacting::Idle, left: 0 }
+        Compactor { control, tell, done, next: 0, state: Compacting::Idle, thread: None, left: 0 }
+    }
+
+    /// Waits for the compaction that is under way; what came of it.
+    fn finish(&mut self) -> Option<Compacted> {
+        // It catches its panics.
+        let _ = self.thread.take()?.join();
+        self.done.try_recv().ok()
     }
 
     /// Begins a compaction if the logs have become long enough.
@@ -238,7 +271,7 @@ impl Compactor {
         let (store, compression) = (Arc::clone(parts.chain.store()), parts.compression);
         let (tell, control) = (self.tell.clone(), self.control.clone());
         let work = move || compact::compact(&store, &manifest, frontier, name, memory_bytes, compression);
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("checkpoint-compact".to_owned())
             .spawn(failpoint::inherited(move || match quiet::catch(work) {
                 // Nobody listens if the job is over: the next start removes the snapshot.
@@ -246,7 +279,8 @@ impl Compactor {
                 Ok(Err(error)) => control.fail(error.into()),
                 Err(panic) => control.fail(Failure::panic(format!("the compaction {panic}"))),
             }))
-            .map(drop)
-            .map_err(|error| Error::Thread { name: "checkpoint-compact", error })
+            .map_err(|error| Error::Thread { name: "checkpoint-compact", error })?;
+        self.thread = Some(thread);
+        Ok(())
     }
 }

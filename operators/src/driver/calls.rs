@@ -128,13 +128,17 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let time = &self.at(time);
         let at = time.with_epoch(epoch);
         let epoch = at.epoch();
-        if self.epoch.is_none_or(|open| epoch < open) {
+        let over = self.epoch.is_none_or(|open| epoch < open);
+        let new = over || self.notify(key, &at);
+        if let Some(seal) = &mut self.seal
+            && new
+        {
+            // Also one that is due at once: what asked for it may be committed before it comes.
+            seal.notification(key, time, epoch, Some(at.clone()));
+        }
+        if over {
             self.open.add(&at, 1);
             self.deliver_notification(key, &at);
-        } else if self.notify(key, &at)
-            && let Some(seal) = &mut self.seal
-        {
-            seal.notification(key, time, epoch, Some(at));
         }
     }
 

@@ -1,0 +1,431 @@
+//! The simulation: whole jobs with checkpoints in one thread, by a dice.
+//!
+//! What a job consists of is the real thing: driver and behavior (in a [`Harness`](timely_agents::testing::Harness) per
+//! worker), logs, committer, chain, compaction, recovery. What surrounds it is not: the store is in memory and loses at
+//! a crash what was not synced, links are queues, time is a number, calls end when the dice says so. From a seed follow
+//! the agent's options, the records, the number of workers of each start, and the order of everything: which source
+//! reads or closes its epoch, which message arrives, which worker hears of the frontier or runs a task, which call ends,
+//! which facts become durable, which ack arrives, when is committed, which step of the store fails, and when the job
+//! crashes.
+//!
+//! - `dice`: random numbers and the trace. `agent`: the agent, and a model of it. `job`: the job and its crashes.
+//!
+//! # Checked
+//! - D6, S2: what is visible in the end is, key by key, what the model makes of the records, each once, in an order that
+//!   sources and epochs allow (or that of `sequenced_by`); nothing is visible before its commit.
+//! - D1, D4, D5: memory in the end, of the workers and of the last checkpoint, is the model's; restarts take other numbers
+//!   of workers. `verify` finds nothing.
+//! - S5: outputs and facts are never behind a frontier that was told, frontiers never go back; under Carry a commit
+//!   waits for no run.
+//! - D3: a restart goes on at a frontier that was told, or was about to be.
+//! - That bugs that are put in on purpose are found, and that a seed repeats itself to the byte.
+//!
+//! # Not checked
+//! - timely: its exchange and its progress protocol (`tests/oracle` does), and the operators PERSIST, GATHER and
+//!   COMMITTED, which are replaced. Real files and processes that die (`tests/job` does).
+//! - Schedules of threads: log and committer are given one thing at a time. Two generations at work at once.
+//! - Dead letters, side outputs and limits, and agents behind agents.
+//!
+//! # Seeds
+//! `AGENTS_SIMULATION_SEEDS=100000 cargo test --test simulation` runs more of them, `AGENTS_SIMULATION_SEED=17 cargo test
+//! --test simulation seeds -- --nocapture` that one alone, and prints its trace.
+
+mod agent;
+mod dice;
+mod job;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use timely_agents_operators::checkpoint::failpoint;
+use timely_agents_operators::time::Stamp;
+
+use crate::agent::{Emit, KINDS, MARK, Memory, Record, What};
+use crate::dice::{Dice, Trace};
+use crate::job::{Bug, Case, Job, Seen, SimTime, ensure};
+
+fn variable(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is a number, not {value:?}")))
+}
+
+/// What a simulation has come to: a hash over its trace, and how often it has crashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ran {
+    hash: u64,
+    crashes: u64,
+}
+
+fn case(dice: &mut Dice, bug: Option<Bug>) -> Case {
+    let keys = 1 + dice.roll(4);
+    let kinds: Vec<u8> = (0..KINDS).filter(|_| dice.roll(3) > 0).map(|kind| kind as u8).chain([1]).collect();
+    let sources = (0..=dice.index(3))
+        .map(|_| {
+            let mut records: Vec<Record> = Vec::new();
+            for _ in 0..2 + dice.roll(14) {
+                let record = match records.last() {
+                    Some(before) if dice.roll(4) == 0 => *before,
+                    _ => {
+                        let kind = kinds[dice.index(kinds.len())];
+                        Record { key: dice.roll(keys), kind, value: dice.roll(4) as i64 }
+                    }
+                };
+                records.push(record);
+            }
+            records
+        })
+        .collect();
+    Case { carries: dice.roll(2) == 0, sequenced: dice.roll(4) == 0, sources, crashes: dice.roll(8) > 0, bug }
+}
+
+fn run(seed: u64, bug: Option<Bug>, prints: bool) -> Result<Ran, String> {
+    let mut dice = Dice::new(seed);
+    let case = case(&mut dice, bug);
+    if dice.roll(3) == 0 {
+        simulate::<Stamp>(case, dice, Trace::new(prints))
+    } else {
+        simulate::<u64>(case, dice, Trace::new(prints))
+    }
+}
+
+/// What a start's steps of the store are to do: mostly what they should, else one of them fails.
+fn failpoints(dice: &mut Dice, case: &Case, calm: bool) -> String {
+    // Sinks are not simulated.
+    let points: Vec<String> = failpoint::points().filter(|point| !point.starts_with("sink.")).collect();
+    let point = &points[dice.index(points.len())];
+    let after = 1 + dice.roll(8);
+    if case.bug == Some(Bug::SyncLeftOut) {
+        "log.sync=skip".to_owned()
+    } else if !case.crashes || calm || dice.roll(3) > 0 {
+        String::new()
+    } else {
+        format!("{point}={after}*off->1*fail->off")
+    }
+}
+
+/// Has steps do so as long as what is returned lives.
+#[cfg(any(debug_assertions, feature = "failpoints"))]
+fn entered(points: &str) -> impl Sized + use<> {
+    failpoint::Scope::new(points).expect("it names points that there are").enter()
+}
+
+/// A release build has no failpoints.
+#[cfg(not(any(debug_assertions, feature = "failpoints")))]
+fn entered(_: &str) {}
+
+fn simulate<T: SimTime>(case: Case, dice: Dice, trace: Trace) -> Result<Ran, String> {
+    let mut job = Job::<T>::new(case, dice, trace);
+    for start in 0.. {
+        ensure!(start < 60, "S6: it never comes to its end");
+        // In the end it is left alone.
+        let calm = start > 12;
+        let points = failpoints(&mut job.dice, &job.case, calm);
+        let _entered = entered(&points);
+        let open = job.start()?;
+        if !open {
+            break;
+        }
+        let crashes = job.case.crashes && !calm;
+        let steps = if crashes { job.dice.roll(250) } else { 400 };
+        let mut failed = job.failed()?;
+        for _ in 0..steps {
+            if failed || job.is_complete() {
+                break;
+            }
+            act(&mut job)?;
+            failed = job.failed()?;
+        }
+        if !failed && !crashes {
+            failed = !finish(&mut job)?;
+        }
+        if !failed && job.is_complete() {
+            judge_workers(&mut job)?;
+            if job.dice.roll(2) == 0 {
+                break;
+            }
+        }
+        job.crash()?;
+    }
+    judge(&mut job)?;
+    Ok(Ran { hash: job.trace.hash, crashes: job.crashes })
+}
+
+/// Does what the dice says.
+fn act<T: SimTime>(job: &mut Job<T>) -> Result<(), String> {
+    let (sources, workers) = job.width();
+    let source = job.dice.index(sources);
+    let worker = job.dice.index(workers);
+    match job.dice.roll(24) {
+        0..=2 => {
+            let count = 1 + job.dice.index(2);
+            job.read(source, count);
+            Ok(())
+        }
+        3 | 4 => {
+            job.close(source);
+            Ok(())
+        }
+        5..=7 => job.deliver(source, worker),
+        8 | 9 => job.advance(worker),
+        10..=12 => {
+            let tasks = 1 + job.dice.index(3);
+            job.step(worker, tasks)
+        }
+        13..=15 => {
+            let calls = job.calls(worker);
+            if calls > 0 {
+                let call = job.dice.index(calls);
+                job.complete(worker, call)?;
+            }
+            Ok(())
+        }
+        16 => {
+            job.tick();
+            Ok(())
+        }
+        17 | 18 => job.persist(worker),
+        19 => {
+            job.stage(worker);
+            Ok(())
+        }
+        20 | 21 => {
+            let acks = job.acks();
+            if acks > 0 {
+                let ack = job.dice.index(acks);
+                job.acknowledge(ack)?;
+            }
+            Ok(())
+        }
+        22 => job.commit(),
+        _ => {
+            if job.dice.roll(3) == 0 {
+                job.calm()?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Lets everything come to its end; false if the store fails meanwhile.
+fn finish<T: SimTime>(job: &mut Job<T>) -> Result<bool, String> {
+    let (sources, workers) = job.width();
+    for _ in 0..2_000 {
+        if job.failed()? {
+            return Ok(false);
+        }
+        if job.is_complete() {
+            return Ok(true);
+        }
+        for source in 0..sources {
+            job.read(source, 2);
+            if job.dice.roll(2) == 0 {
+                job.close(source);
+            }
+        }
+        job.calm()?;
+        if job.failed()? {
+            return Ok(false);
+        }
+        for worker in 0..workers {
+            while job.calls(worker) > 0 {
+                job.complete(worker, 0)?;
+            }
+        }
+        job.tick();
+    }
+    Err("S6: it does not come to its end".to_owned())
+}
+
+/// Holds the memory of the workers against what can be seen, when all is committed.
+fn judge_workers<T: SimTime>(job: &mut Job<T>) -> Result<(), String> {
+    for (key, (memory, told)) in expected(job)? {
+        let found = job.memory(key);
+        ensure!(found == (memory.clone(), told), "D1: key {key} remembers {found:?}, not {memory:?} and {told}");
+    }
+    Ok(())
+}
+
+/// Holds what can be seen, and the last checkpoint, against the model.
+fn judge<T: SimTime>(job: &mut Job<T>) -> Result<(), String> {
+    let (mut restored, places) = job.restored()?;
+    for (key, (memory, told)) in expected(job)? {
+        let found = Memory {
+            count: restored.memory(&key, places.count).unwrap_or(0),
+            sum: restored.memory(&key, places.sum),
+            mark: restored.memory_at(&key, MARK).map_err(|error| error.to_string())?,
+        };
+        let times = restored.memory(&key, places.told).unwrap_or(0);
+        ensure!(
+            (&found, times) == (&memory, told),
+            "D4: of key {key} the checkpoint has {found:?} and {times}, not {memory:?} and {told}"
+        );
+        ensure!(restored.mailbox(&key) == (false, 0), "D1: the checkpoint has unfinished work of key {key}");
+    }
+    Ok(())
+}
+
+/// What each key has to remember, and how often it was told, by what can be seen; which is judged on the way.
+fn expected<T: SimTime>(job: &Job<T>) -> Result<BTreeMap<u64, (Memory, u64)>, String> {
+    let keys: BTreeSet<u64> = job.case.sources.iter().flatten().map(|record| record.key).collect();
+    let stamped = T::minimum().with_epoch(7).event_time() != 7;
+    keys.into_iter()
+        .map(|key| {
+            let (over, says): (Vec<Seen>, Vec<Seen>) =
+                job.seen(key).into_iter().partition(|seen| seen.emit.what == What::Over);
+            let mut order = Order::new(job, key);
+            let (mut memory, mut asked) = (Memory::default(), Vec::new());
+            let runs: Vec<&[Seen]> = says.chunk_by(|a, b| a.emit.run == b.emit.run).collect();
+            for run in runs {
+                let What::Took(record) = run[0].emit.what else {
+                    return Err(format!("S2: key {key}: a run that goes on after another or begins twice: {run:?}"));
+                };
+                let (first, last) = (run[0].epoch, run[run.len() - 1].epoch);
+                let held = !job.case.carries;
+                ensure!(!held || first == last, "S5: key {key}: a run under Hold puts out in several epochs: {run:?}");
+                order.take(record, first, held)?;
+                let event = record.value as u64;
+                ensure!(!stamped || run.iter().all(|seen| seen.event == event), "S5: not at its event time: {run:?}");
+                let mut emits: Vec<Emit> = run.iter().map(|seen| seen.emit).collect();
+                emits.sort_unstable();
+                asked.extend(emits.iter().filter(|emit| emit.what == What::Asked).map(|emit| emit.value));
+                emits.retain(|emit| emit.what != What::Asked);
+                let model = memory.run(record);
+                ensure!(emits == model, "D6: key {key}: expected\n  {model:?}\nfound\n  {emits:?}");
+            }
+            order.end()?;
+            // A run that was carried asks for what is over by then: it is told of the end of a later epoch.
+            let told: Vec<i64> = over.iter().map(|seen| seen.emit.value).collect();
+            let once: BTreeSet<i64> = told.iter().copied().collect();
+            ensure!(once.len() == told.len(), "S2: key {key} is told twice: {told:?}");
+            let missed = asked.iter().find(|epoch| once.range(**epoch..).next().is_none());
+            ensure!(missed.is_none(), "S2: key {key} asked for {asked:?} and was told of {told:?}");
+            if !job.case.carries {
+                let asked: BTreeSet<i64> = asked.into_iter().collect();
+                ensure!(asked == once, "S2: key {key} asked for {asked:?} and was told of {once:?}");
+            }
+            Ok((key, (memory, told.len() as u64)))
+        })
+        .collect()
+}
+
+/// The orders in which a key's records can have been taken, by how many of each source.
+struct Order {
+    key: u64,
+    /// By source: epochs and records. One list in the order of `sequenced_by`.
+    records: Vec<Vec<(u64, Record)>>,
+    taken: BTreeSet<Vec<usize>>,
+}
+
+impl Order {
+    fn new<T: SimTime>(job: &Job<T>, key: u64) -> Self {
+        let sources = job.case.sources.iter().zip(&job.epochs);
+        let mut records: Vec<Vec<(u64, Record)>> = sources
+            .map(|(records, epochs)| {
+                let both = epochs.iter().copied().zip(records.iter().copied());
+                both.filter(|(_, record)| record.key == key).collect()
+            })
+            .collect();
+        if job.case.sequenced {
+            let mut all: Vec<_> = records.into_iter().flatten().collect();
+            all.sort_by_key(|(epoch, record)| (*epoch, record.value, record.kind));
+            records = vec![all];
+        }
+        let taken = BTreeSet::from([vec![0; records.len()]]);
+        Order { key, records, taken }
+    }
+
+    /// The next run has taken `record`, and puts out in `epoch` or, unless it was held, after the record's.
+    fn take(&mut self, record: Record, epoch: u64, held: bool) -> Result<(), String> {
+        let mut next = BTreeSet::new();
+        for taken in &self.taken {
+            let heads = self.records.iter().zip(taken).map(|(records, at)| records.get(*at));
+            let least = heads.clone().flatten().map(|(epoch, _)| *epoch).min();
+            for (source, head) in heads.enumerate() {
+                let fits = |of: u64| least == Some(of) && if held { of == epoch } else { of <= epoch };
+                if head.is_some_and(|(of, head)| *head == record && fits(*of)) {
+                    let mut taken = taken.clone();
+                    taken[source] += 1;
+                    next.insert(taken);
+                }
+            }
+        }
+        let Order { key, records, taken } = self;
+        ensure!(!next.is_empty(), "S2, D6: key {key}: {record:?} in {epoch} after {taken:?} of {records:?}");
+        self.taken = next;
+        Ok(())
+    }
+
+    fn end(&self) -> Result<(), String> {
+        let all: Vec<usize> = self.records.iter().map(Vec::len).collect();
+        let Order { key, records, taken } = self;
+        ensure!(taken.contains(&all), "D6: key {key}: only {taken:?} of {records:?}");
+        Ok(())
+    }
+}
+
+/// As [`run`]; a panic is a fault like others.
+fn verdict(seed: u64, bug: Option<Bug>, prints: bool) -> Result<Ran, String> {
+    catch_unwind(AssertUnwindSafe(|| run(seed, bug, prints))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        Err(format!("it panics: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("?")))
+    })
+}
+
+fn check(seed: u64, prints: bool) -> Ran {
+    verdict(seed, None, prints).unwrap_or_else(|fault| {
+        panic!(
+            "seed {seed}: {fault}\n`AGENTS_SIMULATION_SEED={seed} cargo test --test simulation seeds -- --nocapture` \
+             repeats it"
+        )
+    })
+}
+
+#[test]
+fn jobs_by_seeds_do_what_the_rules_say() {
+    if let Some(seed) = variable("AGENTS_SIMULATION_SEED") {
+        check(seed, true);
+        return;
+    }
+    let seeds = variable("AGENTS_SIMULATION_SEEDS").unwrap_or(400);
+    let crashes: u64 = (0..seeds).map(|seed| check(seed, false).crashes).sum();
+    assert!(crashes > seeds, "{crashes} crashes in {seeds} jobs");
+}
+
+#[test]
+fn seed_repeats_itself() {
+    for seed in 0..20 {
+        assert_eq!(check(seed, false), check(seed, false), "seed {seed}");
+    }
+}
+
+/// How many of some seeds find a bug; all that find nothing pass.
+fn found(bug: Bug) -> usize {
+    (0..60).filter(|seed| verdict(*seed, Some(bug), false).is_err()).count()
+}
+
+#[test]
+fn block_that_is_lost_is_found() {
+    assert!(found(Bug::BlockLost) > 10);
+}
+
+#[cfg(any(debug_assertions, feature = "failpoints"))]
+#[test]
+fn sync_that_is_left_out_is_found() {
+    assert!(found(Bug::SyncLeftOut) > 5);
+}
+
+#[test]
+fn source_that_goes_on_elsewhere_is_found() {
+    assert!(found(Bug::RecordLost) > 10);
+    assert!(found(Bug::RecordTwice) > 10);
+}
+
+#[test]
+fn frontier_ahead_of_outputs_is_found() {
+    assert!(found(Bug::FrontierAhead) > 10);
+}
+
+#[test]
+fn output_before_its_commit_is_found() {
+    assert!(found(Bug::VisibleEarly) > 10);
+}
