@@ -16,6 +16,7 @@ use timely_agents::cluster::{ClusterConfig, FailureKind};
 use timely_agents::prelude::*;
 use timely_agents::{Input, Plan, execute_with};
 use timely_agents_operators::checkpoint::{Checkpoints, Compaction};
+use timely_agents_operators::commit::Committed;
 
 use crate::measure::{Error, now};
 
@@ -102,7 +103,7 @@ pub(crate) fn run<I: Input + timely::ExchangeData, O: 'static>(
                 move |output| {
                     let Some(capability) = &mut held else { return };
                     let (outputs, sum) = outputs.get();
-                    let committed = commits.as_ref().and_then(|commits| commits.frontier());
+                    let committed = commits.as_ref().and_then(Committed::frontier);
                     let turn = script(Seen { epoch: *capability.time(), committed, outputs, sum }, &mut buffer);
                     if !buffer.is_empty() {
                         output.session(&*capability).give_container(&mut buffer);
@@ -162,7 +163,7 @@ fn watch(worker: &Worker, name: &'static str, seen: &Activations) {
                     let Some((_, began)) = watched.iter_mut().find(|(id, _)| *id == schedule.id) else { continue };
                     match schedule.start_stop {
                         StartStop::Start => *began = *at,
-                        StartStop::Stop => seen.saturating_record((*at - *began).as_nanos() as u64),
+                        StartStop::Stop => seen.saturating_record(at.saturating_sub(*began).as_nanos() as u64),
                     }
                 }
                 _ => {}

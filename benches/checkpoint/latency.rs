@@ -45,7 +45,9 @@ pub(crate) fn latency(scale: Scale) -> Result<Vec<Row>, Error> {
     run(Some(checkpoints(folder.path())?), plan()?, |n| n, |(_, n)| *n, None, || {}, script)?;
     let seconds = seconds.lock().unwrap_or_else(PoisonError::into_inner).split_off(warm as usize);
     let mut histogram = nanoseconds();
-    seconds.iter().for_each(|ms| histogram.saturating_record((ms * 1e6) as u64));
+    for ms in seconds {
+        histogram.saturating_record((ms * 1e6) as u64);
+    }
     let quantile = |q| histogram.value_at_quantile(q) as f64 / 1e6;
     let (p50, p99) = (quantile(0.5), quantile(0.99));
     let by_hand = median(disk::commits(folder.path(), scale.of(100, 5))?) * 1e3;

@@ -36,12 +36,13 @@ use std::process::ExitCode;
 use cases::Case;
 
 /// In the order in which they run.
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     ("disk", disk::disk),
     ("counter_u64", counter::counter_u64),
     ("latency", latency::latency),
     ("carry", carry::carry),
     ("recovery", recovery::recovery),
+    ("recovery_10m", recovery::recovery_10m),
 ];
 
 fn main() -> ExitCode {

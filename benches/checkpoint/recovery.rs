@@ -159,13 +159,14 @@ fn of(scale: Scale, keys: u64, turns: usize, goal_ms: f64) -> Result<Row, Error>
 }
 
 pub(crate) fn recovery(scale: Scale) -> Result<Vec<Row>, Error> {
-    let mut rows = vec![of(scale, scale.of(1_000_000, 2_000), scale.of(3, 1), 2000.0)?];
-    if !scale.quick {
-        if available_memory()? > 12 << 30 {
-            rows.push(of(scale, 10_000_000, 1, 20_000.0)?);
-        } else {
-            println!("recovery of 10 million keys is left out: it needs 12 GB of memory");
-        }
+    Ok(vec![of(scale, scale.of(1_000_000, 2_000), scale.of(3, 1), 2000.0)?])
+}
+
+/// Ten times as many keys.
+pub(crate) fn recovery_10m(scale: Scale) -> Result<Vec<Row>, Error> {
+    if scale.quick || available_memory()? < 12 << 30 {
+        println!("recovery of 10 million keys is left out: it needs 12 GB of memory, and time");
+        return Ok(Vec::new());
     }
-    Ok(rows)
+    Ok(vec![of(scale, 10_000_000, 1, 20_000.0)?])
 }
