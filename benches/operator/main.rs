@@ -21,21 +21,22 @@
 
 mod baseline;
 mod calls;
+#[path = "../support/cases.rs"]
+mod cases;
 mod chain;
 mod counter;
 mod frontier;
 mod latency;
+#[path = "../support/measure.rs"]
+mod measure;
+#[path = "../support/report.rs"]
 mod report;
 mod support;
 mod suspended;
 
-use std::env;
 use std::process::ExitCode;
 
-use report::Row;
-use support::{Error, Scale};
-
-type Case = (&'static str, fn(Scale) -> Result<Vec<Row>, Error>);
+use cases::Case;
 
 /// In the order in which they run.
 const CASES: [Case; 8] = [
@@ -49,52 +50,6 @@ const CASES: [Case; 8] = [
     ("exchange", counter::exchange),
 ];
 
-fn run() -> Result<(), Error> {
-    let mut quick = env::var("BENCH_QUICK").is_ok_and(|value| value != "0");
-    let mut only = None;
-    let names = CASES.map(|(name, _)| name).join(", ");
-    let mut arguments = env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--quick" => quick = true,
-            // Cargo says so to every bench.
-            "--bench" => {}
-            "--case" => only = Some(arguments.next().ok_or_else(|| format!("--case needs one of {names}"))?),
-            _ => return Err(format!("unknown argument {argument}; there are --quick and --case").into()),
-        }
-    }
-    if let Some(only) = &only
-        && !CASES.iter().any(|(name, _)| name == only)
-    {
-        return Err(format!("no case {only}; there are {names}").into());
-    }
-    let scale = Scale { quick };
-    let mut rows = Vec::new();
-    report::print_head();
-    for (name, case) in CASES {
-        if only.as_deref().is_none_or(|only| only == name) {
-            let mut found = case(scale).map_err(|error| format!("{name}: {error}"))?;
-            if quick {
-                found.iter_mut().for_each(Row::forget_target);
-            }
-            found.iter().for_each(report::print);
-            rows.extend(found);
-        }
-    }
-    if quick {
-        println!("sizes are tiny: these figures say nothing, and targets are not looked at");
-    }
-    let path = report::write_json(&rows)?;
-    println!("written to {}", path.display());
-    Ok(())
-}
-
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("operator: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    cases::main("operator", &CASES)
 }

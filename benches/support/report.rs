@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::support::Error;
+use crate::measure::Error;
 
 /// One measurement of an agent beside its baseline.
 pub(crate) struct Row {
@@ -109,14 +109,14 @@ fn scaled(rate: f64) -> String {
     if rate >= 1e6 { format!("{:.2} M", rate / 1e6) } else { format!("{:.1} k", rate / 1e3) }
 }
 
-/// Writes the rows to `target/bench/operator.json`.
-pub(crate) fn write_json(rows: &[Row]) -> Result<PathBuf, Error> {
+/// Writes the rows to `target/bench/<bench>.json`.
+pub(crate) fn write_json(bench: &str, rows: &[Row]) -> Result<PathBuf, Error> {
     let rows: Vec<Value> = rows.iter().map(Row::json).collect();
     // Cargo's folder for a bench's files lies in the target folder, wherever that is.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let folder = target.parent().unwrap_or(target).join("bench");
     fs::create_dir_all(&folder)?;
-    let path = folder.join("operator.json");
+    let path = folder.join(format!("{bench}.json"));
     fs::write(&path, serde_json::to_string_pretty(&rows)? + "\n")?;
     Ok(path)
 }
