@@ -137,8 +137,7 @@ impl Commit {
     /// Where the job stands when all that is staged is published, if anything is.
     fn end_of_publications(&self) -> Option<u64> {
         let staged = self.acks.values().flatten().any(|ack| matches!(ack, Ack::Staged { .. }));
-        let last = self.acks.keys().next_back().filter(|_| staged)?.checked_add(1)?;
-        Some(self.positions.keys().next_back().map_or(last, |position| last.max(*position)))
+        self.acks.keys().next_back().filter(|_| staged)?.checked_add(1)
     }
 
     fn apply(&mut self, ack: Ack, publications: &mut Vec<(String, Publication)>) {
