@@ -50,6 +50,14 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 if self.index.len() > CACHED_KEYS {
                     self.touch(&ids);
                 }
+                if self.notes_in_batches() {
+                    // No run of these keys is in flight, and their next one is of this epoch.
+                    for id in &ids {
+                        if self.states[id.index()].mailbox.is_none() {
+                            self.before_run(*id, time, sink);
+                        }
+                    }
+                }
                 let ended = self.start_inputs(intake, time, &mut items, fuel, sink);
                 self.stats.inline += ended;
                 self.stats.runs += ended;
@@ -82,7 +90,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let mut ended = 0;
         let mut head = self.head(time);
         // Where each run is looked at by itself.
-        let singly = self.seal.is_some() || E::KEYED;
+        let singly = E::KEYED || (self.seal.is_some() && !self.notes_in_batches());
         while self.has_room(*fuel) {
             if singly {
                 let Some((item, key)) = items.next() else { break };
@@ -96,7 +104,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 continue;
             }
             head.token = self.runs.vacant();
-            let (states, waiting_bytes) = (&mut self.states, &mut self.waiting_bytes);
+            let (states, waiting_bytes, seal) = (&mut self.states, &mut self.waiting_bytes, &mut self.seal);
             let mut free = std::iter::from_fn(|| {
                 loop {
                     let (item, key) = items.next()?;
@@ -105,6 +113,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                     match &mut state.mailbox {
                         None => {
                             state.sequence += 1;
+                            if let Some(seal) = seal {
+                                // Before the run, which is open work of this epoch until its change is there.
+                                seal.changed(key, time);
+                            }
                             return Some((key, state.sequence, input));
                         }
                         Some(mailbox) => {
@@ -123,6 +135,13 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             }
         }
         ended
+    }
+
+    /// Whether changes are noted when runs of a batch start: not where runs in progress are facts, which change more often
+    /// than at their ends.
+    #[inline]
+    fn notes_in_batches(&self) -> bool {
+        self.seal.is_some() && self.carried.is_none() && !E::KEYED
     }
 
     /// Whether another run may start now.

@@ -539,7 +539,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
 
     /// [`Driver::before_change`], where full blocks can leave.
     #[inline]
-    fn before_run<K>(&mut self, key: KeyId, time: &T, sink: &mut K)
+    pub(super) fn before_run<K>(&mut self, key: KeyId, time: &T, sink: &mut K)
     where
         K: Sink<T, E::Item, B::Tagged>,
     {

@@ -34,7 +34,7 @@ pub(super) struct Seal<T> {
     /// By key: since when it has changes that are not encoded yet.
     changed: Vec<Option<T>>,
     /// Keys that changed, by epoch; some may be encoded already.
-    keys: BTreeMap<u64, Vec<KeyId>>,
+    keys: BTreeMap<u64, Dirty>,
     /// Facts of each epoch that are encoded and have not left.
     writers: BTreeMap<u64, BlockWriter<T>>,
     /// By key: notifications that were asked for, by their epochs, or that have come, since the key was last encoded.
@@ -43,6 +43,54 @@ pub(super) struct Seal<T> {
     open: OpenWork<T>,
     /// The least of them, while they are looked at.
     unsealed: Vec<T>,
+}
+
+/// The keys that an epoch has changed.
+#[derive(Default)]
+struct Dirty {
+    /// As they changed.
+    added: Vec<KeyId>,
+    /// In order of their ids, once the epoch is being sealed: what keys have lies side by side in that order.
+    ordered: Option<std::vec::IntoIter<KeyId>>,
+}
+
+impl Dirty {
+    /// At most `n` of the keys that are left.
+    fn take(&mut self, n: usize) -> Vec<KeyId> {
+        if !self.added.is_empty() {
+            let mut left: Vec<KeyId> = self.ordered.take().into_iter().flatten().collect();
+            left.append(&mut self.added);
+            self.ordered = Some(in_order(left).into_iter());
+        }
+        self.ordered.iter_mut().flatten().take(n).collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.ordered.as_ref().is_none_or(|ordered| ordered.len() == 0)
+    }
+}
+
+/// Keys in order of their ids, each once. Many of them are put in order by setting a bit for each, which takes a few
+/// nanoseconds a key however many there are.
+fn in_order(mut keys: Vec<KeyId>) -> Vec<KeyId> {
+    let Some(greatest) = keys.iter().max() else { return keys };
+    if keys.len() < greatest.index() / 64 {
+        keys.sort_unstable();
+        keys.dedup();
+        return keys;
+    }
+    let mut bits = vec![0u64; greatest.index() / 64 + 1];
+    for key in &keys {
+        bits[key.index() / 64] |= 1 << (key.index() % 64);
+    }
+    keys.clear();
+    for (word, mut left) in bits.into_iter().enumerate() {
+        while left != 0 {
+            keys.push(KeyId((word * 64) as u32 + left.trailing_zeros()));
+            left &= left - 1;
+        }
+    }
+    keys
 }
 
 impl<T: EpochTime> Seal<T> {
@@ -79,7 +127,7 @@ impl<T: EpochTime> Seal<T> {
             }
             at => {
                 debug_assert!(at.is_none(), "changes of an earlier epoch are encoded before a later run");
-                self.keys.entry(time.epoch()).or_default().push(key);
+                self.keys.entry(time.epoch()).or_default().added.push(key);
                 self.open.add(time, 1);
                 *at = Some(time.clone());
             }
@@ -149,10 +197,10 @@ impl<T: EpochTime> Seal<T> {
             if left == 0 {
                 return true;
             }
-            let keys = self.keys.get_mut(&epoch).expect("found");
-            let slice = keys.split_off(keys.len().saturating_sub(left));
+            let dirty = self.keys.get_mut(&epoch).expect("found");
+            let slice = dirty.take(left);
             left -= slice.len();
-            let sealed = keys.is_empty();
+            let sealed = dirty.is_empty();
             for key in slice {
                 if matches!(self.changed.get(key.index()), Some(Some(at)) if at.epoch() == epoch) {
                     self.encode(key, epoch, |facts| write(key, facts));
@@ -186,5 +234,21 @@ impl<T: EpochTime> Seal<T> {
                 into.push(time);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changed_keys_are_sealed_in_order_each_once() {
+        let ids = |ids: &[u32]| ids.iter().map(|id| KeyId(*id)).collect::<Vec<_>>();
+        assert_eq!(in_order(ids(&[])), []);
+        assert_eq!(in_order(ids(&[7, 3, 7, 64, 0])), ids(&[0, 3, 7, 64]));
+        assert_eq!(in_order(ids(&[1_000_000, 3])), ids(&[3, 1_000_000]));
+        let mut dirty = Dirty { added: ids(&[5, 4, 3, 2, 1]), ordered: None };
+        assert_eq!((dirty.take(2), dirty.is_empty()), (ids(&[1, 2]), false));
+        assert_eq!((dirty.take(9), dirty.is_empty()), (ids(&[3, 4, 5]), true));
     }
 }
