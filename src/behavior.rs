@@ -18,16 +18,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use timely_agents_operators::behavior::{Behavior, Effects, Failure, Opening, Progress, RunHead, Sequence, Work};
+use timely_agents_operators::behavior::{
+    Behavior, Effects, Failure, Opening, PastRun, Progress, RunHead, RunNote, Sequence, Work, notification_digest,
+};
 use timely_agents_operators::completion::{CallRef, CallResult};
 use timely_agents_operators::fact::{KeyWriter, What};
+use timely_agents_operators::hash::{mix, stable_hash};
 use timely_agents_operators::keys::{Key, KeyId};
 use timely_agents_operators::quiet;
 
+use crate::action::Body;
 use crate::agent::{Input, Place};
 use crate::core::{Core, Queued, TaskCell};
 use crate::ctx::Ctx;
 use crate::event::{Notification, Payload};
+use crate::journal::{self, Entry};
+use crate::notes::Noting;
 use crate::plan::{INPUT, Inner, NOTIFICATION, Plan};
 use crate::run::Run;
 use crate::stats::ActionStats;
@@ -214,11 +220,60 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     fn journal(&mut self, run: &mut Box<Run<O>>, each: &mut dyn FnMut(&[u8])) {
         if let Some(recorded) = &mut run.recorded {
             recorded.entries.drain(..).for_each(|entry| each(&entry));
+            for (task, end) in run.noting.iter_mut().flat_map(|noting| noting.take_pending()) {
+                each(&journal::encode(&Entry::Given { task, end: end.clone() }));
+            }
         }
     }
 
     fn restore_run(&mut self, _: &RunHead, beginning: &[u8], journal: Vec<Vec<u8>>) -> Result<Box<Run<O>>, String> {
         Self::begin_replay(beginning, &journal)
+    }
+
+    fn takes_notes(&mut self, generation: u64) -> bool {
+        let (plan, open) = self.opened();
+        let calls = plan.program.actions.iter().any(|action| matches!(action.body, Body::Async(_)));
+        if calls {
+            open.core.generation.set(Some(generation));
+            open.core.common.notes.set(true);
+        }
+        calls
+    }
+
+    fn digest(&self, input: &I) -> u64 {
+        match &self.plan.identity {
+            Some(identify) => mix(1, identify(input)),
+            None => stable_hash(input),
+        }
+    }
+
+    fn run_digest(&self, run: &Box<Run<O>>) -> u64 {
+        let input = run.input.as_ref().and_then(|input| input.downcast_ref::<I>());
+        match (input, run.notifying) {
+            (Some(input), _) => self.digest(input),
+            (None, epoch) => notification_digest(epoch.unwrap_or(0)),
+        }
+    }
+
+    fn start_again(&mut self, head: &RunHead, work: Work<I>, past: PastRun, fuel: &mut u32) -> Progress<Box<Run<O>>> {
+        self.start_noted(head, work, &past, fuel)
+    }
+
+    fn restore_notes(&mut self, run: &mut Box<Run<O>>, past: PastRun) -> Result<(), String> {
+        run.noting = Some(Box::new(Noting::of_past(&past)?));
+        Ok(())
+    }
+
+    fn note_end(&mut self, run: &mut Box<Run<O>>, call: CallRef, result: &CallResult) -> Option<RunNote> {
+        run.note_end(call, result)
+    }
+
+    fn note_start(&mut self, run: &mut Box<Run<O>>, call: CallRef) -> Option<RunNote> {
+        run.note_start(call)
+    }
+
+    fn note_failure(&mut self, run: &mut Box<Run<O>>) -> Option<RunNote> {
+        run.note_failure()
     }
 
     fn encode_input(input: &I) -> Result<Vec<u8>, String> {

@@ -15,6 +15,16 @@ use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
 use crate::core::{Common, TaskCell, next};
 use crate::error::CallError;
 
+/// When the end of a durable call is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Before its action goes on: after a crash it is not made again. The default.
+    #[default]
+    Eager,
+    /// With its epoch: it is not waited for, and after a crash that comes before the commit the call is made again.
+    WithEpoch,
+}
+
 enum State {
     Declared(CallJob),
     Waiting { call: u32 },
@@ -66,6 +76,7 @@ pub struct Call<R> {
     ordinal: u32,
     /// Of the arguments, where they go to a journal; else 0.
     digest: u64,
+    durability: Durability,
     given: Given<R>,
     state: State,
 }
@@ -86,6 +97,7 @@ impl<R> Call<R> {
             position: next(&task.positions),
             ordinal: next(&task.waits),
             digest: 0,
+            durability: Durability::WithEpoch,
             given,
             state: State::Declared(job),
         }
@@ -94,6 +106,13 @@ impl<R> Call<R> {
     /// The digest of its arguments.
     pub(crate) fn of_arguments(mut self, digest: u64) -> Self {
         self.digest = digest;
+        self.durability = Durability::Eager;
+        self
+    }
+
+    /// When its end is durable, where the job has checkpoints.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
         self
     }
 
@@ -118,7 +137,8 @@ impl<R> Future for Call<R> {
             && let State::Declared(job) = std::mem::replace(&mut this.state, State::Over)
         {
             let (ordinal, digest) = (this.ordinal, this.digest);
-            let call = this.common.start_call(&this.task, ordinal, this.name.clone(), digest, this.timeout, job);
+            let (name, eager) = (this.name.clone(), this.durability == Durability::Eager);
+            let call = this.common.start_call(&this.task, ordinal, name, digest, this.timeout, eager, job);
             this.state = State::Waiting { call };
         }
         let State::Waiting { call } = this.state else { panic!("a call is not polled after its end") };

@@ -29,6 +29,7 @@ use crate::error::Error;
 use crate::event::{Payload, names};
 use crate::journal::{Asked, Recorded};
 use crate::memory::{Entry, Memory};
+use crate::notes::Noting;
 use crate::plan::Program;
 use crate::resource::Resources;
 use crate::tagged::{EventRecord, SentEvent, Tagged};
@@ -51,6 +52,9 @@ pub(crate) struct CallCell {
     pub(crate) ordinal: u32,
     /// What is asked for, where that goes to a journal.
     pub(crate) asked: Option<Box<Asked>>,
+    /// Whether its end is noted before the task hears of it, and whether that has been.
+    pub(crate) eager: bool,
+    pub(crate) noted: bool,
     pub(crate) result: Option<CallResult>,
     pub(crate) waker: Option<Waker>,
 }
@@ -73,6 +77,8 @@ pub(crate) struct TaskCell {
     pub(crate) calls: RefCell<SmallVec<[CallCell; 1]>>,
     /// In a replay: the waits whose ends are in the journal. They are not begun.
     pub(crate) known: RefCell<Vec<u32>>,
+    /// There, too: the calls that had left, and of whose ends nobody knows.
+    pub(crate) in_doubt: RefCell<Vec<u32>>,
 }
 
 impl TaskCell {
@@ -90,6 +96,7 @@ impl TaskCell {
             flushed_before: Cell::new(flushed_before),
             calls: RefCell::default(),
             known: RefCell::default(),
+            in_doubt: RefCell::default(),
         })
     }
 
@@ -164,6 +171,8 @@ pub(crate) struct Common {
     pub(crate) call_timeout: Option<Duration>,
     /// Whether calls are told to a journal.
     records: Cell<bool>,
+    /// Whether ends of calls are noted.
+    pub(crate) notes: Cell<bool>,
 }
 
 impl Common {
@@ -178,6 +187,7 @@ impl Common {
             next_call: Cell::new(0),
             call_timeout,
             records: Cell::new(false),
+            notes: Cell::new(false),
         }
     }
 
@@ -189,29 +199,37 @@ impl Common {
         name: Cow<'static, str>,
         digest: u64,
         timeout: Option<Duration>,
+        eager: bool,
         job: CallJob,
     ) -> u32 {
-        let asked = self.records.get().then(|| Box::new(Asked { name: name.to_string(), digest }));
-        let call = self.enlist(task, ordinal, asked);
+        let asked = self.tells().then(|| Box::new(Asked { name: name.to_string(), digest }));
+        let call = self.enlist(task, ordinal, asked, eager);
         if !task.known.borrow().contains(&ordinal) {
-            self.calls.borrow_mut().push(CallStart { task: task.index.get(), call, name, timeout, job });
+            let task = task.index.get();
+            self.calls.borrow_mut().push(CallStart { task, call, name, timeout, noted: false, job });
         }
         call
     }
 
     /// Asks for a wake-up at `deadline`.
     pub(crate) fn start_timer(&self, task: &TaskCell, ordinal: u32, deadline: u64) -> u32 {
-        let call = self.enlist(task, ordinal, None);
+        let call = self.enlist(task, ordinal, None, false);
         if !task.known.borrow().contains(&ordinal) {
             self.timers.borrow_mut().push(TimerStart { task: task.index.get(), call, deadline });
         }
         call
     }
 
-    fn enlist(&self, task: &TaskCell, ordinal: u32, asked: Option<Box<Asked>>) -> u32 {
+    /// Whether what calls are about, and what they give, is written down.
+    pub(crate) fn tells(&self) -> bool {
+        self.records.get() || self.notes.get()
+    }
+
+    fn enlist(&self, task: &TaskCell, ordinal: u32, asked: Option<Box<Asked>>, eager: bool) -> u32 {
         self.control.set(true);
         let call = next(&self.next_call);
-        task.calls.borrow_mut().push(CallCell { call, ordinal, asked, result: None, waker: None });
+        let eager = eager && self.notes.get();
+        task.calls.borrow_mut().push(CallCell { call, ordinal, asked, eager, noted: false, result: None, waker: None });
         call
     }
 
@@ -308,6 +326,10 @@ pub(crate) struct Core<O: 'static> {
     pub(crate) recorded: RefCell<Option<Box<Recorded>>>,
     /// Whether the active run goes through its journal.
     pub(crate) replaying: Cell<bool>,
+    /// Where ends of calls are noted: this start of the job.
+    pub(crate) generation: Cell<Option<u64>>,
+    /// The notes of the run that is about to start, and the clock.
+    pub(crate) past: RefCell<Option<Noting>>,
     /// Whether `history` is kept.
     keeps_sent: bool,
     /// Hash of the agent's name.
@@ -344,6 +366,8 @@ impl<O> Core<O> {
             records: facts && program.carry,
             recorded: RefCell::default(),
             replaying: Cell::new(false),
+            generation: Cell::new(None),
+            past: RefCell::default(),
             keeps_sent,
             name_hash: stable_hash(&program.name),
             program,
@@ -490,6 +514,13 @@ impl<O> Core<O> {
             (_, Some(epoch)) => mix(mix(run, 2), epoch),
             (None, None) => mix(mix(run, 3), head.sequence.get()),
         }
+    }
+
+    /// What the notes of the active run are known by, if it has any: new in each start of the job.
+    pub(crate) fn journal_id(&self, generation: u64) -> u64 {
+        let head = &self.common.head;
+        let run = mix(mix(0x6E6F_7465, generation), self.name_hash);
+        mix(mix(run, self.keys.hash(head.key.get())), head.sequence.get())
     }
 
     pub(crate) fn failure(&self, action: &str, message: impl Into<String>) -> Failure {

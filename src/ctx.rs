@@ -187,7 +187,7 @@ impl<O> Ctx<O> {
 
     /// The digest of a call's arguments, where it goes to a journal.
     fn digest<A: Serialize>(&self, args: &A) -> u64 {
-        if self.core.records { stable_hash(args).max(1) } else { 0 }
+        if self.core.common.tells() { stable_hash(args).max(1) } else { 0 }
     }
 
     /// Calls `f` off the worker, as an asynchronous task of the runtime, without durability: the result is encoded only
@@ -198,7 +198,7 @@ impl<O> Ctx<O> {
         Fut: Future<Output = R> + Send + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
-        if self.core.records {
+        if self.core.common.tells() {
             let job = CallJob::future(async move { encode(&f().await) });
             return Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(take));
         }
@@ -214,7 +214,7 @@ impl<O> Ctx<O> {
         F: FnOnce() -> R + Send + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
-        if self.core.records {
+        if self.core.common.tells() {
             let job = CallJob::Blocking(Box::new(move || encode(&f())));
             return Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(take));
         }

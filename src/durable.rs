@@ -27,8 +27,9 @@ use timely_agents_operators::cluster::{Control, Failure, FailureKind};
 use timely_agents_operators::commit::{Board, Committed, Stopper, Stopping, Teller, Word};
 use timely_agents_operators::fact::slot_id;
 use timely_agents_operators::group::KeyGroups;
+use timely_agents_operators::journal::{ActionStateStore, LogJournal};
 use timely_agents_operators::keys::Key;
-use timely_agents_operators::operator::Restore;
+use timely_agents_operators::operator::{Journal, Restore};
 use timely_agents_operators::sink::{self, Place, Publisher, Stager, StagerOptions, TransactionalSink};
 use timely_agents_operators::source::{Resume, Sources};
 use timely_agents_operators::time::EpochTime;
@@ -47,6 +48,7 @@ pub(crate) struct Process {
     checkpoints: Checkpoints,
     opened: RwLock<Option<Opened>>,
     log: OnceLock<Log>,
+    journal: OnceLock<Arc<LogJournal>>,
     sources: Sources,
     /// By sink. With its folder, whose leftovers are to be swept.
     stagers: Mutex<BTreeMap<String, (Stager, Place)>>,
@@ -65,6 +67,7 @@ impl Process {
             checkpoints,
             opened: RwLock::new(opened),
             log: OnceLock::new(),
+            journal: OnceLock::new(),
             sources: Sources::default(),
             stagers: Mutex::default(),
             index,
@@ -106,6 +109,23 @@ impl Process {
         }
         let log = self.read(|opened| opened.log(control.clone()))?;
         Ok(self.log.get_or_init(|| log).clone())
+    }
+
+    /// The journal of this process.
+    fn journal(&self, control: &Control) -> Result<Arc<LogJournal>, Failure> {
+        let _one = self.stagers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(journal) = self.journal.get() {
+            return Ok(Arc::clone(journal));
+        }
+        let journal = self.read(|opened| opened.journal(control.clone()))?;
+        Ok(Arc::clone(self.journal.get_or_init(|| Arc::new(journal))))
+    }
+
+    /// All epochs before `frontier` are committed.
+    fn prune(&self, frontier: Option<u64>) {
+        if let Some(journal) = self.journal.get() {
+            journal.prune(frontier);
+        }
     }
 }
 
@@ -178,7 +198,11 @@ impl Durable {
         let sources = process.sources.clone();
         let (stopping, stopper) = Stopping::build(worker, &sources);
         let release = stopping.clone();
+        let noted = worker.index().is_multiple_of(process.threads).then(|| Arc::clone(process));
         committed.watch(move |frontier| {
+            if let Some(process) = &noted {
+                process.prune(frontier);
+            }
             sources.committed(frontier);
             if frontier.is_none() {
                 release.release();
@@ -254,7 +278,7 @@ impl Durable {
     pub(crate) fn agent<T: EpochTime, K: Key, I: Input, O: 'static>(
         &self,
         plan: &Plan<I, O>,
-    ) -> Result<Registered, Failure> {
+    ) -> Result<(Registered, Journal), Failure> {
         let slots = plan.0.program.slots.iter().filter(|slot| !slot.sensory);
         let mut parts: Vec<Part> = slots
             .map(|slot| Part { name: slot.name.clone(), id: slot_id(&slot.name), format: (slot.format)().to_text() })
@@ -263,13 +287,29 @@ impl Durable {
         // Events are stored with unfinished runs only.
         let events = plan.0.program.events.iter().filter(|event| plan.0.program.carry && event.name != names::INPUT);
         let events = events.filter_map(|event| Some((event.name.clone(), (event.codec?.format)())));
-        self.register(Component {
+        let registered = self.register(Component {
             number: 0,
             name: plan.name().to_owned(),
             kind: ComponentKind::Agent,
             key: Format::of::<K>().to_text(),
             parts,
             description: Description::encode::<T>(events.collect()),
+        })?;
+        let journal = self.journal(registered.number)?;
+        Ok((registered, journal))
+    }
+
+    /// Where calls of a component are noted.
+    fn journal(&self, component: u32) -> Result<Journal, Failure> {
+        let committed = self.committed.clone();
+        Ok(Journal {
+            store: self.process.journal(&self.control)?,
+            marker: self.process.read(|opened| opened.opening().marker()),
+            component,
+            generation: self.process.read(Opened::generation),
+            groups: self.groups.of_worker(self.worker, self.peers),
+            resume: self.resume,
+            committed: Box::new(move || committed.frontier().unwrap_or(u64::MAX)),
         })
     }
 
@@ -443,6 +483,9 @@ impl Process {
     pub(crate) fn end(&self) {
         if let Some(handle) = self.signals.lock().unwrap_or_else(PoisonError::into_inner).take() {
             handle.close();
+        }
+        if let Some(journal) = self.journal.get() {
+            journal.close();
         }
     }
 

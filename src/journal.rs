@@ -56,7 +56,7 @@ impl Display for Asked {
 }
 
 /// A wait that is over.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct End {
     /// Its place among the waits of its task.
     pub(crate) ordinal: u32,
@@ -92,6 +92,8 @@ pub(crate) struct Beginning {
     pub(crate) input: Option<Vec<u8>>,
     pub(crate) writes: Vec<Write>,
     pub(crate) queue: Vec<Sent>,
+    /// What its notes are known by.
+    pub(crate) journal: Option<u64>,
 }
 
 /// One thing that happened.
@@ -125,6 +127,13 @@ pub(crate) enum Entry {
         flushed: u32,
         /// When.
         deadline: u64,
+    },
+    /// The end of a call that was noted, and which its task was not given yet.
+    Given {
+        /// The task.
+        task: Name,
+        /// The call and its end.
+        end: End,
     },
 }
 

@@ -24,6 +24,7 @@ use crate::core::{Core, TaskCell};
 use crate::ctx::Ctx;
 use crate::event::{AnyEvent, DynamicEvent, Payload};
 use crate::journal::{self, Beginning, Entry, Name, Recorded};
+use crate::notes::Noting;
 use crate::policy::{Exhausted, Policy};
 use crate::run::{Run, Saved, Task, TaskStart, TaskWaker, Tasks};
 use crate::stats::ActionStats;
@@ -47,15 +48,22 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let core = &*self.opened().1.core;
         core.common.attention.set(true);
         core.memory.borrow_mut().take_log(&mut core.undo.borrow_mut());
+        let noting = core.generation.get().map(|generation| {
+            let new = || Noting::new(core.journal_id(generation), core.common.head.now.get());
+            Box::new(core.past.take().unwrap_or_else(new))
+        });
         if core.records {
             let writes = core.memory.borrow().written(&core.undo.borrow(), core.key());
             let queue = core.pack(core.staged.borrow().queue.iter());
             let (identity, notifying) = (core.identity.get(), core.notifying.get());
             let bytes = input.as_ref().and_then(|input| input.downcast_ref::<I>()).map(journal::encode);
-            let beginning = journal::encode(&Beginning { identity, notifying, input: bytes, writes, queue });
+            let journal = noting.as_ref().map(|noting| noting.journal());
+            let beginning = journal::encode(&Beginning { identity, notifying, input: bytes, writes, queue, journal });
             *core.recorded.borrow_mut() = Some(Box::new(Recorded { beginning, ..Recorded::default() }));
         }
-        Run::new(input, core.identity.get(), core.notifying.get())
+        let mut run = Run::new(input, core.identity.get(), core.notifying.get());
+        run.noting = noting;
+        run
     }
 
     /// Puts a promoted run away.
@@ -116,6 +124,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     pub(crate) fn drive_active(&mut self, head: &RunHead, run: &mut Run<O>, fuel: &mut u32) -> Progress<()> {
         if run.replays
             && let Some(progress) = self.replay(head, run)
+        {
+            return progress;
+        }
+        if run.noting.as_ref().is_some_and(|noting| noting.has_past())
+            && let Some(progress) = self.follow(head, run)
         {
             return progress;
         }
@@ -199,7 +212,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let task = Name { path: failed.path, attempt: failed.attempt };
         let flushed = failed.flushed;
         let index = self.place_task(run, head, failed.again());
-        let deadline = head.now.saturating_add(pause.as_micros() as u64);
+        let deadline = self.opened().1.core.common.head.now.get().saturating_add(pause.as_micros() as u64);
         if let Some(recorded) = &mut *self.opened().1.core.recorded.borrow_mut() {
             recorded.push(&Entry::Again { task, flushed, deadline });
         }
@@ -221,6 +234,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             && let Some(recorded) = &mut *core.recorded.borrow_mut()
         {
             recorded.turn(&task.cell, core.common.head.now.get());
+        }
+        if !core.replaying.get()
+            && let Some(noting) = &mut run.noting
+        {
+            noting.turn(&task.cell, core.common.head.now.get());
         }
         let outcome = match &action.body {
             Body::Sync(body) => {
@@ -279,6 +297,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         message: String,
     ) -> Option<Progress<()>> {
         let (index, attempt) = (failed.action, failed.attempt);
+        let name = Name { path: failed.path, attempt };
         let open = self.opened().1;
         match judge(&open.core, &mut open.stats[index as usize], index, attempt, true, &message) {
             Verdict::GoOn => {
@@ -288,7 +307,17 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 }
                 None
             }
-            Verdict::Stop(failure) => Some(Progress::Failed(failure)),
+            // The job was stopped by this before: it is tried again.
+            Verdict::Stop(_) if run.noting.as_ref().is_some_and(|noting| noting.has_failed(name)) => {
+                self.retry_later(run, head, failed, Duration::ZERO);
+                None
+            }
+            Verdict::Stop(failure) => {
+                if let Some(noting) = &mut run.noting {
+                    noting.fails(name);
+                }
+                Some(Progress::Failed(failure))
+            }
             Verdict::Again { pause } => {
                 self.retry_later(run, head, failed, pause);
                 None

@@ -267,9 +267,11 @@ where
     options.stop = environment.stop;
     let observed = Rc::new(Cell::new(false));
     let behavior = AgentBehavior::<K, I, O>::new(plan, Rc::clone(&observed));
-    let (log, restore) = registered.map_or((None, None), |r| (Some((r.number, r.log)), r.restore));
+    let (log, restore, journal) =
+        registered.map_or((None, None, None), |(r, journal)| (Some((r.number, r.log)), r.restore, Some(journal)));
     let resume = durable.as_ref().map_or(0, |durable| durable.resume());
     options.restore = restore.map(|restore| (resume, restore));
+    options.journal = journal;
     let streams = keyed_mailbox::<T, V, _, N, _, E>(stream, pact, intake, behavior, options);
     if let (Some(durable), Some((number, log)), Some(facts)) = (durable, log, streams.facts.clone()) {
         gather(persist(facts, plan.name(), number, resume, log, log_load), durable.board());

@@ -22,6 +22,7 @@ use crate::behavior::AgentBehavior;
 use crate::core::next;
 use crate::event::Payload;
 use crate::journal::{self, Beginning, End, Entry, Name, Recorded};
+use crate::notes::Noting;
 use crate::run::{Run, TaskStart};
 
 /// A task of the journal: its action and its event, in the form that the action takes.
@@ -44,6 +45,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let replay =
             entries.iter().map(|entry| postcard::from_bytes(entry)).collect::<Result<_, _>>().map_err(wrong)?;
         let beginning = beginning.to_vec();
+        run.noting = begun.journal.map(|journal| Box::new(Noting::new(journal, 0)));
         run.recorded = Some(Box::new(Recorded { beginning, replay, ..Recorded::default() }));
         run.replays = true;
         Ok(run)
@@ -59,8 +61,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let replayed = self.replay_entries(head, run, entries.unwrap_or_default());
         core.common.head.now.set(now);
         core.replaying.set(false);
-        for task in run.tasks.iter().flatten() {
-            task.cell.known.borrow_mut().clear();
+        if run.noting.as_ref().is_none_or(|noting| !noting.has_past()) {
+            for task in run.tasks.iter().flatten() {
+                task.cell.known.borrow_mut().clear();
+            }
         }
         match replayed {
             Ok(progress) => progress,
@@ -79,11 +83,28 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     ) -> Result<Option<Progress<()>>, String> {
         self.replay_beginning(run)?;
         let over: BTreeSet<Name> = entries.iter().filter_map(Entry::ended).collect();
-        let mut ends: BTreeMap<Name, Vec<u32>> = BTreeMap::new();
+        let mut turns = 0;
+        let mut ends: BTreeMap<Name, Vec<u32>> = run.noting.as_ref().map(|noting| noting.known()).unwrap_or_default();
+        let mut given_since: BTreeMap<(Name, u32), End> = BTreeMap::new();
         for entry in &entries {
-            if let Entry::Turn { task, given, .. } = entry {
-                ends.entry(*task).or_default().extend(given.iter().map(|end| end.ordinal));
+            match entry {
+                Entry::Turn { task, given, .. } => {
+                    turns += 1;
+                    ends.entry(*task).or_default().extend(given.iter().map(|end| end.ordinal));
+                    for end in given {
+                        given_since.remove(&(*task, end.ordinal));
+                    }
+                }
+                Entry::Given { task, end } => {
+                    ends.entry(*task).or_default().push(end.ordinal);
+                    given_since.insert((*task, end.ordinal), end.clone());
+                }
+                Entry::Step { .. } | Entry::Again { .. } => {}
             }
+        }
+        if let Some(noting) = &mut run.noting {
+            noting.follow_checkpoint(turns)?;
+            noting.past().given.append(&mut given_since);
         }
         let mut tasks: BTreeMap<u64, Known> = BTreeMap::new();
         for entry in entries {
@@ -135,6 +156,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                         self.replay_step(run, writes, sent)?;
                     }
                 }
+                Entry::Given { .. } => {}
                 // The next attempt is over as well: its steps stand in the journal.
                 Entry::Again { task, .. } if over.contains(&Name { attempt: task.attempt + 1, ..task }) => {}
                 Entry::Again { task, flushed, deadline } => {
@@ -187,7 +209,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     }
 
     /// The next task of the queue starts, which is to be that of `path`: its action and its event.
-    fn replay_start(&mut self, path: u64) -> Result<(u32, Rc<dyn Any>), String> {
+    pub(crate) fn replay_start(&mut self, path: u64) -> Result<(u32, Rc<dyn Any>), String> {
         let (plan, open) = self.opened();
         let core = &*open.core;
         loop {

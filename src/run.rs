@@ -16,6 +16,7 @@ use crate::core::{Queued, TaskCell};
 use crate::event::Payload;
 use crate::journal::{self, End, Recorded};
 use crate::memory::Entry;
+use crate::notes::Noting;
 use crate::tagged::Tagged;
 
 /// A run that has waited or yielded.
@@ -41,6 +42,8 @@ pub(crate) struct Run<O> {
     pub(crate) expired: bool,
     /// Where what is unfinished outlives the process: how the run has gone so far.
     pub(crate) recorded: Option<Box<Recorded>>,
+    /// Where ends of calls are noted: the notes of this run.
+    pub(crate) noting: Option<Box<Noting>>,
     /// Whether the run has to go through its journal first.
     pub(crate) replays: bool,
 }
@@ -63,6 +66,7 @@ impl<O> Run<O> {
             history: Vec::new(),
             expired: false,
             recorded: None,
+            noting: None,
             replays: false,
         })
     }
@@ -91,7 +95,7 @@ impl<O> Run<O> {
         self.tasks.len() > self.free.len()
     }
 
-    fn make_ready(&mut self, index: u32) -> bool {
+    pub(crate) fn make_ready(&mut self, index: u32) -> bool {
         if let Some(Some(task)) = self.tasks.get_mut(index as usize)
             && !std::mem::replace(&mut task.ready, true)
         {
@@ -136,6 +140,14 @@ impl<O> Run<O> {
             if let Some(recorded) = &mut self.recorded {
                 let (ordinal, asked) = (waited_for.ordinal, waited_for.asked.as_deref().cloned().unwrap_or_default());
                 recorded.arrived.push((call.task, End { ordinal, asked, given: journal::copy(&result) }));
+            }
+            if let Some(noting) = &mut self.noting {
+                let end = (!waited_for.noted).then(|| End {
+                    ordinal: waited_for.ordinal,
+                    asked: waited_for.asked.as_deref().cloned().unwrap_or_default(),
+                    given: journal::copy(&result),
+                });
+                noting.arrives(call.task, waited_for.ordinal, end);
             }
             waited_for.result = Some(result);
             waited_for.waker.take()

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use crate::completion::{CallRef, CallResult, CompletionQueue};
 use crate::fact::{KeyWriter, What};
+use crate::hash::mix;
 use crate::keys::{Key, KeyId, SharedKeys};
 use crate::slab::RunToken;
 
@@ -116,6 +117,8 @@ pub struct CallStart {
     pub name: Cow<'static, str>,
     /// How long it may take.
     pub timeout: Option<Duration>,
+    /// Whether its start is noted before it leaves.
+    pub noted: bool,
     /// What to do.
     pub job: CallJob,
 }
@@ -172,6 +175,29 @@ pub struct Opening<K> {
     pub peers: usize,
     /// Whether facts will be asked for.
     pub facts: bool,
+}
+
+/// The journal of a run, of before a crash.
+#[derive(Debug)]
+pub struct PastRun {
+    /// What it is known by.
+    pub journal: u64,
+    /// What [`RunNote::body`] was, note by note.
+    pub bodies: Vec<Vec<u8>>,
+}
+
+/// What a run has to know after a crash.
+#[derive(Debug)]
+pub struct RunNote {
+    /// What the run's journal is known by, in all generations.
+    pub journal: u64,
+    /// The journal since the run's last note.
+    pub body: Vec<u8>,
+}
+
+/// What stands for a notification where inputs are known by digests.
+pub fn notification_digest(epoch: u64) -> u64 {
+    mix(0x6E6F_7469_6679, epoch)
 }
 
 /// How a behavior compares two inputs of one key and epoch.
@@ -275,6 +301,63 @@ pub trait Behavior: 'static {
     fn restore_run(&mut self, head: &RunHead, beginning: &[u8], journal: Vec<Vec<u8>>) -> Result<Self::Run, String> {
         let _ = (head, beginning, journal);
         Err("runs of this kind do not outlive their epoch".to_owned())
+    }
+
+    /// Whether ends of calls will be noted (rule D7), in the job's start of that number. What follows is then needed.
+    fn takes_notes(&mut self, generation: u64) -> bool {
+        let _ = generation;
+        false
+    }
+
+    /// What an input is known by among those of its key: its identity, or else a digest.
+    fn digest(&self, input: &Self::Input) -> u64 {
+        let _ = input;
+        0
+    }
+
+    /// The same of what a run is about.
+    fn run_digest(&self, run: &Self::Run) -> u64 {
+        let _ = run;
+        0
+    }
+
+    /// Starts a run that had begun before a crash, and brings it to where its journal ends.
+    fn start_again(
+        &mut self,
+        head: &RunHead,
+        work: Work<Self::Input>,
+        past: PastRun,
+        fuel: &mut u32,
+    ) -> Progress<Self::Run> {
+        let _ = past;
+        self.start(head, work, fuel)
+    }
+
+    /// Gives a run that was put back the part of its journal that is beyond the checkpoint.
+    ///
+    /// # Errors
+    /// It is none.
+    fn restore_notes(&mut self, run: &mut Self::Run, past: PastRun) -> Result<(), String> {
+        let _ = (run, past);
+        Err("runs of this kind have no notes".to_owned())
+    }
+
+    /// A call has ended so: what has to be durable before the run hears of it; nothing if it may hear at once.
+    fn note_end(&mut self, run: &mut Self::Run, call: CallRef, result: &CallResult) -> Option<RunNote> {
+        let _ = (run, call, result);
+        None
+    }
+
+    /// A call is about to leave: what has to be durable before that; nothing if it may leave at once.
+    fn note_start(&mut self, run: &mut Self::Run, call: CallRef) -> Option<RunNote> {
+        let _ = (run, call);
+        None
+    }
+
+    /// A run has failed for good: what the next start of the job should know.
+    fn note_failure(&mut self, run: &mut Self::Run) -> Option<RunNote> {
+        let _ = run;
+        None
     }
 
     /// An input, encoded.

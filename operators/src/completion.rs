@@ -22,7 +22,7 @@ use crate::behavior::CallFuture;
 use crate::slab::RunToken;
 
 /// Names a call, or a sleep, of a run in flight: the task that made it and its place among the task's calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallRef {
     /// The run.
     pub run: RunToken,
@@ -92,6 +92,18 @@ pub enum Completion {
         result: CallResult,
         /// What is left of it.
         spent: Spent,
+    },
+    /// The end of a call, which is durable now.
+    Durable {
+        /// The call.
+        call: CallRef,
+        /// How it ended.
+        result: CallResult,
+    },
+    /// The start of a call is durable: it may leave.
+    Leave {
+        /// The call.
+        call: CallRef,
     },
     /// A call was not over at once: from now on it can be aborted.
     Waits {

@@ -15,6 +15,7 @@ pub mod fact;
 pub mod flow;
 pub mod group;
 pub mod hash;
+pub mod journal;
 pub mod keys;
 pub mod limits;
 pub mod open_work;

@@ -10,7 +10,9 @@
 //! ask to be activated again at once if fuel ran out, and at the next deadline.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::ParallelizationContract;
@@ -23,10 +25,11 @@ use tokio::task::AbortHandle;
 use crate::behavior::{Behavior, CallJob, Failure};
 use crate::capabilities::Held;
 use crate::clock::Clock;
-use crate::completion::{CallRef, CompletionQueue};
+use crate::completion::{CallRef, Completion, CompletionQueue};
 use crate::driver::{Driver, Emission, Intake, Load, Sink};
 use crate::fact::{Block, FactRef};
 use crate::group::KeyGroups;
+use crate::journal::{ActionStateStore, Marker, Note};
 use crate::limits::Limits;
 use crate::runtime::{self, Caller};
 use crate::stats::RunStats;
@@ -58,6 +61,26 @@ pub struct Options {
     pub stop: Stop,
     /// The epoch to resume at, and what gives the facts of all before it.
     pub restore: Option<(u64, Restore)>,
+    /// Where calls are noted, if they are.
+    pub journal: Option<Journal>,
+}
+
+/// Where the calls of an operator are noted.
+pub struct Journal {
+    /// The store.
+    pub store: Arc<dyn ActionStateStore>,
+    /// Up to where it is read.
+    pub marker: Marker,
+    /// The operator's number among the job's components.
+    pub component: u32,
+    /// This start of the job.
+    pub generation: u64,
+    /// The groups of this worker.
+    pub groups: Range<u32>,
+    /// The epoch at which the job goes on.
+    pub resume: u64,
+    /// All epochs before this one are committed.
+    pub committed: Box<dyn Fn() -> u64>,
 }
 
 /// Hands the facts of a checkpoint that are a worker's, in order, to the closure that it is given.
@@ -78,6 +101,7 @@ impl Options {
             on_load: None,
             stop: Stop::default(),
             restore: None,
+            journal: None,
         }
     }
 }
@@ -112,7 +136,8 @@ where
     B: Behavior,
     E: Emission<B::Key, B::Output>,
 {
-    let Options { name, limits, groups, tagged, facts, clock, on_failure, on_end, on_load, stop, restore } = options;
+    let Options { name, limits, groups, tagged, facts, clock, on_failure, on_end, on_load, stop, restore, journal } =
+        options;
     let scope = stream.scope();
     let worker = scope.worker();
     let (index, peers) = (worker.index(), worker.peers());
@@ -131,7 +156,7 @@ where
 
     builder.build(move |initial| {
         let opened = Driver::<T, B, E>::new(behavior, limits, groups, queue.clone(), index, peers, facts)
-            .and_then(|driver| restored(driver, &name, restore))
+            .and_then(|driver| restored(driver, &name, restore, journal.as_ref()))
             .and_then(|driver| Ok((driver, caller(&queue)?)));
         // Data and tagged items wait for unfinished work, facts also for changes that are not sealed.
         let mut held = Held::new(if tagged { 0..2 } else { 0..1 });
@@ -176,6 +201,9 @@ where
             let now = before / 1000;
             let inline_before = driver.stats().inline;
             driver.tick(now);
+            if let Some(journal) = &journal {
+                driver.committed((journal.committed)());
+            }
             driver.advance(frontiers[0].frontier().iter().map(EpochTime::epoch).min());
 
             let mut fuel = driver.limits().fuel;
@@ -189,6 +217,8 @@ where
                     tagged: tagged_port.as_mut().map(OutputBuilder::activate),
                     facts: facts_port.as_mut().map(OutputBuilder::activate),
                     caller,
+                    journal: journal.as_ref(),
+                    queue: &queue,
                 };
                 // Not `for_each_time`: it sorts by time, unstably, and a sender's order is to be kept (S2).
                 input.for_each(|capability, batch| {
@@ -241,18 +271,43 @@ fn restored<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>>(
     mut driver: Driver<T, B, E>,
     name: &str,
     restore: Option<(u64, Restore)>,
+    journal: Option<&Journal>,
 ) -> Result<Driver<T, B, E>, Failure> {
-    if let Some((resume, restore)) = restore {
-        let restored = restore(&mut |fact| driver.restore(&fact)).and_then(|()| driver.restored(resume));
-        restored.map_err(|message| Failure {
-            agent: name.to_owned(),
-            action: "restore".into(),
-            key: String::new(),
-            epoch: resume,
-            message,
-        })?;
+    let Some(resume) = restore.as_ref().map(|(resume, _)| *resume).or(journal.map(|journal| journal.resume)) else {
+        return Ok(driver);
+    };
+    let failed = |message| Failure {
+        agent: name.to_owned(),
+        action: "restore".into(),
+        key: String::new(),
+        epoch: resume,
+        message,
+    };
+    if let Some((_, restore)) = restore {
+        restore(&mut |fact| driver.restore(&fact)).map_err(failed)?;
     }
+    if let Some(journal) = journal
+        && driver.take_notes(journal.generation)
+    {
+        restored_notes(&mut driver, journal).map_err(failed)?;
+    }
+    driver.restored(resume).map_err(failed)?;
     Ok(driver)
+}
+
+/// Hands over the notes that are not over.
+fn restored_notes<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>>(
+    driver: &mut Driver<T, B, E>,
+    journal: &Journal,
+) -> Result<(), String> {
+    let mut taken = Ok(());
+    let read = journal.store.rebuild(&journal.marker, journal.component, journal.groups.clone(), &mut |note| {
+        if taken.is_ok() && note.epoch >= journal.resume {
+            taken = driver.restore_note(note.epoch, &note.key, &note.bytes);
+        }
+    });
+    read.map_err(|error| error.to_string())?;
+    taken
 }
 
 fn caller(queue: &CompletionQueue) -> Result<Caller, Failure> {
@@ -288,6 +343,8 @@ struct Ports<'a, 'h, T: EpochTime, O: 'static, S: 'static> {
     tagged: Option<PortSession<'a, T, S>>,
     facts: Option<PortSession<'a, T, Block<T>>>,
     caller: &'h Caller,
+    journal: Option<&'h Journal>,
+    queue: &'h CompletionQueue,
 }
 
 impl<T: EpochTime, O: 'static, S: 'static> Ports<'_, '_, T, O, S> {
@@ -316,6 +373,14 @@ impl<T: EpochTime, O: 'static, S: 'static> Sink<T, O, S> for Ports<'_, '_, T, O,
         if let Some(port) = &mut self.facts {
             let capability = self.held_facts.at(self.facts_index, &block.time);
             port.session(&capability).give(block);
+        }
+    }
+
+    fn note(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Option<Completion>) {
+        if let Some(journal) = self.journal {
+            let (queue, component) = (self.queue.clone(), journal.component);
+            let done = move || then.into_iter().for_each(|then| queue.push(then));
+            journal.store.put(Note { component, group, epoch, key, bytes }, Box::new(done));
         }
     }
 

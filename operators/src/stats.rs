@@ -13,6 +13,12 @@ pub struct RunStats {
     pub inline: u64,
     /// Completions for runs that had ended, or for an operator that had.
     pub late: u64,
+    /// Calls that were made.
+    pub calls: u64,
+    /// Runs that began with a journal of before a crash.
+    pub replayed: u64,
+    /// Journals of before a crash whose inputs did not come again.
+    pub orphans: u64,
     /// Nanoseconds from the start of a run to its end. Runs that never wait are timed per batch.
     pub latency_ns: Histogram<u64>,
 }
@@ -20,7 +26,7 @@ pub struct RunStats {
 impl Default for RunStats {
     fn default() -> Self {
         let latency_ns = Histogram::new(2).expect("two significant digits are allowed");
-        RunStats { runs: 0, inline: 0, late: 0, latency_ns }
+        RunStats { runs: 0, inline: 0, late: 0, calls: 0, replayed: 0, orphans: 0, latency_ns }
     }
 }
 
@@ -36,6 +42,9 @@ impl RunStats {
         self.runs += other.runs;
         self.inline += other.inline;
         self.late += other.late;
+        self.calls += other.calls;
+        self.replayed += other.replayed;
+        self.orphans += other.orphans;
         // Both histograms resize themselves: every value fits.
         let _ = self.latency_ns.add(&other.latency_ns);
     }
@@ -47,6 +56,9 @@ impl Debug for RunStats {
             .field("runs", &self.runs)
             .field("inline", &self.inline)
             .field("late", &self.late)
+            .field("calls", &self.calls)
+            .field("replayed", &self.replayed)
+            .field("orphans", &self.orphans)
             .finish_non_exhaustive()
     }
 }

@@ -43,6 +43,7 @@ fn entry(formats: &Formats, bytes: &[u8]) -> Value {
         Ok(Entry::Again { task, flushed, deadline }) => {
             json!({"again": {"task": name(task), "flushed": flushed, "deadline": deadline}})
         }
+        Ok(Entry::Given { task, end }) => json!({"given": {"task": name(task), "result": result(end)}}),
         Err(_) => json!({"bytes": hex(bytes)}),
     }
 }

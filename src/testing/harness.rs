@@ -12,6 +12,7 @@ use timely_agents_operators::completion::{CallFailure, CallResult, CallValue, Co
 use timely_agents_operators::driver::{Driver, Load, Paired, WithKey};
 use timely_agents_operators::fact::{Block, Fact, FactRef};
 use timely_agents_operators::group::KeyGroups;
+use timely_agents_operators::journal::Note;
 use timely_agents_operators::keys::Key;
 use timely_agents_operators::stats::RunStats;
 use timely_agents_operators::time::EpochTime;
@@ -94,6 +95,10 @@ pub struct Harness<K: Key, I: Input, O: 'static, T: EpochTime = u64> {
     input: Option<T>,
     open: Vec<T>,
     open_facts: Vec<T>,
+    /// Notes of earlier starts.
+    past: Vec<Note>,
+    /// Whether notes are durable at once.
+    syncs: bool,
 }
 
 /// Takes facts one by one; see [`Harness::restored_by`].
@@ -151,6 +156,8 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
             input: Some(T::minimum()),
             open: Vec::new(),
             open_facts: Vec::new(),
+            past: Vec::new(),
+            syncs: true,
         })
     }
 
@@ -173,6 +180,44 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
         })
     }
 
+    /// From here on ends of durable calls are noted before their actions hear of them, as in start number `generation` of a
+    /// job with checkpoints. `notes` are those of earlier starts, as [`Harness::notes`] gave them. Comes before
+    /// [`Harness::restored_by`], with which it has to be followed if there are facts or notes.
+    ///
+    /// # Errors
+    /// When the notes do not fit the plan.
+    pub fn journaled<'a>(
+        mut self,
+        generation: u64,
+        notes: impl IntoIterator<Item = &'a Note>,
+    ) -> Result<Self, Failure> {
+        self.driver.take_notes(generation);
+        self.past = notes.into_iter().cloned().collect();
+        Ok(self)
+    }
+
+    /// The notes that were made, whether durable or not, in order.
+    pub fn notes(&self) -> &[Note] {
+        &self.rim.notes
+    }
+
+    /// What was noted becomes durable from here on only when [`Harness::sync`] is called.
+    pub fn hold_notes(&mut self) {
+        self.syncs = false;
+    }
+
+    /// All that was noted is durable.
+    pub fn sync(&mut self) {
+        for told in self.rim.noted.drain(..) {
+            self.queue.push(told);
+        }
+    }
+
+    /// All epochs before `frontier` are committed.
+    pub fn commit(&mut self, frontier: u64) {
+        self.driver.committed(frontier);
+    }
+
     /// Takes back the facts that `give` hands over, which are those of all epochs before `resume` and of this worker's
     /// groups, in order, as a checkpoint has them. Comes first, before any input.
     ///
@@ -184,7 +229,11 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
         give: impl FnOnce(TakeFact<'_>) -> Result<(), String>,
     ) -> Result<Self, Failure> {
         let driver = &mut self.driver;
-        let restored = give(&mut |fact| driver.restore(fact)).and_then(|()| driver.restored(resume));
+        let past = std::mem::take(&mut self.past);
+        let mut notes = past.iter().filter(|note| note.epoch >= resume);
+        let restored = give(&mut |fact| driver.restore(fact))
+            .and_then(|()| notes.try_for_each(|note| driver.restore_note(note.epoch, &note.key, &note.bytes)))
+            .and_then(|()| driver.restored(resume));
         restored.map_err(|message| Failure {
             agent: self.agent_name.clone(),
             action: "restore".into(),
@@ -241,11 +290,14 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     /// Runs one task, or what else is due; false when there was nothing to do.
     pub fn step(&mut self) -> bool {
         self.driver.tick(self.now.get());
+        if self.syncs {
+            self.sync();
+        }
         self.queue.drain(|completion| self.driver.complete(completion, &mut self.rim));
         let due = self.driver.next_deadline().is_some_and(|at| at <= self.now.get());
         let found = due || self.driver.has_work();
         self.driver.work(&mut 1, &mut self.rim);
-        found
+        found || (self.syncs && !self.rim.noted.is_empty())
     }
 
     /// Runs tasks until all that is left waits: for calls, for the clock or for the input.

@@ -9,9 +9,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
 use timely_agents_operators::behavior::CallJob;
-use timely_agents_operators::completion::{CallFailure, CallRef, CallResult};
+use timely_agents_operators::completion::{CallFailure, CallRef, CallResult, Completion};
 use timely_agents_operators::driver::Sink;
 use timely_agents_operators::fact::Block;
+use timely_agents_operators::journal::Note;
 use timely_agents_operators::{quiet, runtime};
 use tokio::task::AbortHandle;
 
@@ -49,11 +50,21 @@ pub(super) struct Rim<T, K, O> {
     pub(super) tagged: Vec<(T, Tagged)>,
     pub(super) facts: Vec<Block<T>>,
     pub(super) started: Vec<Started>,
+    pub(super) notes: Vec<Note>,
+    /// What is told when notes are durable.
+    pub(super) noted: Vec<Completion>,
 }
 
 impl<T, K, O> Default for Rim<T, K, O> {
     fn default() -> Self {
-        Rim { outputs: Vec::new(), tagged: Vec::new(), facts: Vec::new(), started: Vec::new() }
+        Rim {
+            outputs: Vec::new(),
+            tagged: Vec::new(),
+            facts: Vec::new(),
+            started: Vec::new(),
+            notes: Vec::new(),
+            noted: Vec::new(),
+        }
     }
 }
 
@@ -69,6 +80,11 @@ impl<T: Clone, K, O> Sink<T, (K, O), Tagged> for Rim<T, K, O> {
 
     fn facts(&mut self, block: Block<T>) {
         self.facts.push(block);
+    }
+
+    fn note(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Option<Completion>) {
+        self.notes.push(Note { component: 0, group, epoch, key, bytes });
+        self.noted.extend(then);
     }
 
     fn spawn(&mut self, call: CallRef, name: Cow<'static, str>, job: CallJob) -> Option<AbortHandle> {

@@ -17,6 +17,7 @@ mod failure;
 mod frontier;
 mod lifecycle;
 mod memory;
+mod notes;
 mod notify;
 mod ordering;
 mod placement;

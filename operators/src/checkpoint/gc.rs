@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::chain;
+use super::chain::{self, Bound, Link};
 use super::error::Error;
 use super::history::History;
 use super::manifest::{Manifest, SnapshotRef};
-use super::segment;
+use super::segment::{self, JOURNAL};
 use super::store::CheckpointStore;
+use crate::journal::last_epoch;
 
 /// Checkpoints that may pile up before they are removed at once: each removal has a sync of its own.
 const SLACK: usize = 8;
@@ -126,16 +127,32 @@ fn garbage(
     let links = history.numbers().filter(|number| *number < oldest).map(chain::name).collect();
     let needed: BTreeSet<String> = kept.iter().flat_map(|(_, manifest)| files(manifest)).collect();
     let mut unneeded = Vec::new();
+    // Notes of epochs that all kept checkpoints hold are over.
+    let over = kept.last().map(|(_, manifest)| manifest.frontier);
     for folder in ["aside", "base", "log"] {
         let names =
             store.list(folder).map_err(|error| Error::Io { action: "list", file: store.describe(folder), error })?;
-        unneeded.extend(names.into_iter().map(|(name, _)| name).filter(|name| {
-            let of = segment::parse(name).map(|(generation, ..)| generation);
-            let of = of.or(parse_snapshot(name).map(|(generation, _)| generation));
+        for (name, length) in names {
+            if let Some((generation_of, process, segment)) = segment::parse(&name)
+                && process >= JOURNAL
+            {
+                let bound = Bound { generation: generation_of, process, segment, length };
+                let job = history.links().iter().find_map(|(_, link)| link.as_ref().ok()).map(Link::job);
+                let last = last_epoch(store, job.unwrap_or_default(), &bound)?;
+                let is_over = over.is_some_and(|over| over.is_none_or(|over| last.is_none_or(|last| last < over)));
+                if generation_of < generation && is_over {
+                    unneeded.push(name);
+                }
+                continue;
+            }
+            let of = segment::parse(&name).map(|(generation, ..)| generation);
+            let of = of.or(parse_snapshot(&name).map(|(generation, _)| generation));
             // Files with other names are not ours. What lies aside may be what a running job is about to link.
             let old = of.is_some_and(|of| of < generation) || (folder == "aside" && aside);
-            old && !needed.contains(name)
-        }));
+            if old && !needed.contains(&name) {
+                unneeded.push(name);
+            }
+        }
     }
     Ok((links, unneeded))
 }

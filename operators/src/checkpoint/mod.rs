@@ -33,6 +33,7 @@ mod stored;
 mod verify;
 
 pub use self::ack::{Ack, LogPosition, Publication};
+pub(crate) use self::chain::Bound;
 pub use self::committer::{Committer, Publish, Told};
 pub use self::compact::Compaction;
 pub use self::dir_store::DirStore;
@@ -44,6 +45,7 @@ pub use self::memory_store::MemoryStore;
 pub use self::offline::compact_offline;
 pub use self::opening::{Checkpoints, Opened, Opening};
 pub use self::record::{Compression, Record, VERSION, digest};
+pub(crate) use self::segment::{JOURNAL, name as segment_name, read_notes};
 pub use self::store::CheckpointStore;
 pub use self::stored::{Catalogue, Stored};
 pub use self::verify::{Finding, Report, verify};

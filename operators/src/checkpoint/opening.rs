@@ -27,14 +27,17 @@ use super::log::{Log, LogOptions};
 use super::manifest::{Manifest, Shape};
 use super::record::Compression;
 use super::restore;
-use super::segment;
+use super::segment::{self, JOURNAL};
 use super::store::{CheckpointStore, StoreLock};
 use super::verify;
 use crate::cluster::Control;
 use crate::fact::FactRef;
+use crate::journal::{LogJournal, Marker};
 
 /// Starts that may come in between before a claim gives up.
 const TRIES: usize = 100;
+/// A segment of a journal that is this long is followed by another: the one being written cannot be removed.
+const JOURNAL_BYTES: u64 = 8 << 20;
 
 /// Where and how a job keeps its checkpoints.
 #[derive(Clone, Debug)]
@@ -135,11 +138,12 @@ impl Checkpoints {
             let usable = |manifest: &Manifest| verify::checkpoint(store, manifest);
             let usable = self.options.fall_back.then_some::<Usable<'_>>(&usable);
             let base = history.checkpoint(usable)?;
-            let bounds = bounds(store)?;
+            let bounds = bounds(store, &history)?;
             let newest = bounds.iter().map(|bound| bound.generation).max().unwrap_or(0);
             let generation = history.generation().max(newest) + 1;
             let mut chain = Chain::new(Arc::clone(&self.store), generation, history.next());
             let base_link = base.map(|(number, _)| number);
+            let journal = bounds.iter().filter(|bound| bound.process >= JOURNAL).copied().collect();
             let claim = Claim { job: job.to_owned(), generation, base: base_link, bounds };
             match chain.add(&Link::Claim(claim)) {
                 Ok(link) => {
@@ -148,7 +152,8 @@ impl Checkpoints {
                     tracing::info!(generation, ?frontier, "the job's checkpoints are taken over");
                     gc::sweep(store, &history, base_link, self.options.keep, generation)?;
                     let kept = Kept::new(self.options.keep, history.path(base_link).into_iter().rev());
-                    let opening = Opening { job: job.to_owned(), generation, link, base: base_link };
+                    let job = job.to_owned();
+                    let opening = Opening { job, generation, link, base: base_link, journal };
                     let leader = Some(Leader { chain, kept, lock });
                     return Ok(Opened { checkpoints: self.clone(), process: 0, opening, manifest, leader });
                 }
@@ -183,12 +188,22 @@ impl Checkpoints {
     }
 }
 
-/// All segments that are there, with their lengths.
-fn bounds(store: &dyn CheckpointStore) -> Result<Vec<Bound>, Error> {
+/// All segments that are there, with their lengths; what an earlier claim has shut out stays out.
+fn bounds(store: &dyn CheckpointStore, history: &History) -> Result<Vec<Bound>, Error> {
     let logs = store.list("log").map_err(|error| Error::Io { action: "list", file: store.describe("log"), error })?;
+    let links = history.links().iter().filter_map(|(_, link)| link.as_ref().ok());
+    let earlier: Vec<&Claim> = links
+        .filter_map(|link| match link {
+            Link::Claim(claim) => Some(claim),
+            Link::Manifest(_) => None,
+        })
+        .collect();
     let bound = |(name, length): (String, u64)| {
         let (generation, process, segment) = segment::parse(&name)?;
-        Some(Bound { generation, process, segment, length })
+        let found = Bound { generation, process, segment, length };
+        let is_same = |bound: &&Bound| Bound { length, ..**bound } == found;
+        let shorter = earlier.iter().flat_map(|claim| &claim.bounds).filter(is_same).map(|bound| bound.length).min();
+        Some(Bound { length: shorter.unwrap_or(length).min(length), ..found })
     };
     Ok(logs.into_iter().filter_map(bound).collect())
 }
@@ -202,9 +217,16 @@ pub struct Opening {
     link: u64,
     /// The checkpoint.
     base: Option<u64>,
+    /// What of journals counts.
+    journal: Vec<Bound>,
 }
 
 impl Opening {
+    /// Up to where journals are read.
+    pub fn marker(&self) -> Marker {
+        Marker(postcard::to_allocvec(&self.journal).expect("numbers can always be encoded"))
+    }
+
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_allocvec(self).expect("numbers and text can always be encoded")
@@ -313,6 +335,18 @@ impl Opened {
     pub fn log(&self, control: Control) -> Result<Log, Error> {
         let (store, options) = (Arc::clone(&self.checkpoints.store), self.checkpoints.options.log);
         Log::open(store, &self.opening.job, self.generation(), self.process, options, control)
+    }
+
+    /// This process's journal of the generation.
+    ///
+    /// # Errors
+    /// Its thread cannot be started.
+    pub fn journal(&self, control: Control) -> Result<LogJournal, Error> {
+        let store = Arc::clone(&self.checkpoints.store);
+        let (job, generation) = (&self.opening.job, self.generation());
+        let options = LogOptions { segment_bytes: JOURNAL_BYTES, ..self.checkpoints.options.log };
+        let log = Log::open(Arc::clone(&store), job, generation, JOURNAL + self.process, options, control)?;
+        Ok(LogJournal::new(store, job, generation, self.process, log))
     }
 
     /// The committer, which goes on from what [`Opened::resume`] gave. Of process 0, once; nothing in any other.

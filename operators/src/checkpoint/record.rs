@@ -4,7 +4,7 @@
 //! record  := length:u32le crc32c:u32le kind:u8 payload       length of kind and payload; CRC of length, kind, payload
 //! 1 head  := magic[8] version:u32le generation:u64le process:u32le number:u32le job
 //! 2 facts := component:u32le epoch:u64le count:u64le flags:u8 block        flags 1: raw length:u32le, then LZ4
-//! 3 note  := component:u32le group:u32le bytes                             of the journal
+//! 3 note  := component:u32le group:u32le epoch:u64le length:u32le key bytes   of the journal
 //! 4 index := an index of a snapshot, its last record
 //! ```
 //!
@@ -13,6 +13,7 @@
 //! - No byte of a file is outside of a checksum.
 
 use crate::fact::{Block, BlockError, sections};
+use crate::journal::Note;
 
 /// The version of logs and snapshots that this program writes; it reads all up to it.
 pub const VERSION: u32 = 1;
@@ -41,15 +42,8 @@ pub enum Record {
         /// The facts.
         block: Block<u64>,
     },
-    /// An entry of the journal. It is stored, and not yet read by anybody.
-    Note {
-        /// The component's number.
-        component: u32,
-        /// The key's group.
-        group: u32,
-        /// The entry.
-        bytes: Vec<u8>,
-    },
+    /// An entry of the journal.
+    Note(Note),
 }
 
 /// Whether blocks are compressed.
@@ -79,7 +73,7 @@ pub(crate) struct Head {
 pub(crate) enum RecordRef<'a> {
     Head(Head),
     Facts(FactsRef<'a>),
-    Note,
+    Note(Note),
     Index(&'a [u8]),
 }
 
@@ -168,10 +162,13 @@ pub(crate) fn write_index(out: &mut Vec<u8>, index: &[u8]) {
 pub(crate) fn write(out: &mut Vec<u8>, record: &Record, compression: Compression) {
     match record {
         Record::Facts { component, block } => write_facts(out, *component, block, compression),
-        Record::Note { component, group, bytes } => frame(out, NOTE, |out| {
-            out.extend_from_slice(&component.to_le_bytes());
-            out.extend_from_slice(&group.to_le_bytes());
-            out.extend_from_slice(bytes);
+        Record::Note(note) => frame(out, NOTE, |out| {
+            out.extend_from_slice(&note.component.to_le_bytes());
+            out.extend_from_slice(&note.group.to_le_bytes());
+            out.extend_from_slice(&note.epoch.to_le_bytes());
+            out.extend_from_slice(&(note.key.len() as u32).to_le_bytes());
+            out.extend_from_slice(&note.key);
+            out.extend_from_slice(&note.bytes);
         }),
     }
 }
@@ -211,8 +208,13 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(RecordRef<'_>, usize), NoRecord> {
             stored: rest.0,
         }),
         NOTE => {
-            rest.take::<8>()?;
-            RecordRef::Note
+            let component = u32::from_le_bytes(rest.take()?);
+            let group = u32::from_le_bytes(rest.take()?);
+            let epoch = u64::from_le_bytes(rest.take()?);
+            let length = u32::from_le_bytes(rest.take()?) as usize;
+            let (key, bytes) =
+                rest.0.split_at_checked(length).ok_or(NoRecord::Damaged("a note ends within its key"))?;
+            RecordRef::Note(Note { component, group, epoch, key: key.to_vec(), bytes: bytes.to_vec() })
         }
         INDEX => RecordRef::Index(rest.0),
         _ => return Err(NoRecord::Damaged("a record is of an unknown kind")),
@@ -272,12 +274,13 @@ pub(crate) mod tests {
     fn samples() -> Vec<Vec<u8>> {
         let head = Head { magic: LOG, version: VERSION, generation: 3, process: 1, number: 2, job: "job".into() };
         let block = block(7, &[(1, "a", Some(&"x".repeat(100))), (2, "b", None)]);
-        let note = Record::Note { component: 1, group: 2, bytes: b"note".to_vec() };
+        let note = Note { component: 1, group: 2, epoch: 3, key: b"key".to_vec(), bytes: b"note".to_vec() };
+        let noted = Record::Note(note.clone());
         let mut all = vec![Vec::new(); 5];
         write_head(&mut all[0], &head);
         write_facts(&mut all[1], 4, &block, Compression::None);
         write_facts(&mut all[2], 4, &block, Compression::Lz4);
-        write(&mut all[3], &note, Compression::None);
+        write(&mut all[3], &noted, Compression::None);
         write_index(&mut all[4], b"index");
         let RecordRef::Head(read_head) = read(&all[0]).unwrap().0 else { panic!() };
         assert_eq!(read_head, head);
@@ -287,7 +290,7 @@ pub(crate) mod tests {
             assert_eq!(facts.block().unwrap(), block.bytes);
         }
         assert!(all[2].len() < all[1].len());
-        assert_eq!(read(&all[3]).unwrap().0, RecordRef::Note);
+        assert_eq!(read(&all[3]).unwrap().0, RecordRef::Note(note));
         assert_eq!(read(&all[4]).unwrap().0, RecordRef::Index(b"index"));
         all
     }

@@ -8,10 +8,14 @@
 use std::io;
 use std::ops::Range;
 
+use super::chain::Bound;
 use super::error::Error;
 use super::record::{self, FRAME, FactsRef, Head, LOG, NoRecord, RecordRef, VERSION};
 use super::store::CheckpointStore;
+use crate::journal::Note;
 
+/// Segments of journals are those of this process number and greater ones.
+pub(crate) const JOURNAL: u32 = 1 << 16;
 /// Bytes that are read at once.
 const PART: usize = 1 << 20;
 
@@ -137,13 +141,50 @@ pub(crate) fn read_facts(
     while let Some((at, record)) = records.next()? {
         match record {
             RecordRef::Facts(facts) => each(at, &facts)?,
-            RecordRef::Note => {}
-            RecordRef::Head(_) | RecordRef::Index(_) => {
+            RecordRef::Note(_) | RecordRef::Head(_) | RecordRef::Index(_) => {
                 return Err(Error::damaged(store.describe(&name), at, "a record of this kind has no place in a log"));
             }
         }
     }
     Ok(())
+}
+
+/// Hands out the notes of a segment of a journal, up to its bound or the first record that is torn.
+///
+/// # Errors
+/// The segment is of another job or version, or cannot be read.
+pub(crate) fn read_notes(
+    store: &dyn CheckpointStore,
+    job: &str,
+    bound: &Bound,
+    each: &mut dyn FnMut(Note),
+) -> Result<(), Error> {
+    let Bound { generation, process, segment, length } = *bound;
+    let name = name(generation, process, segment);
+    let mut records = Records::range(store, &name, 0..length);
+    let wanted = Head { magic: LOG, version: VERSION, generation, process, number: segment, job: job.to_owned() };
+    let mut first = true;
+    loop {
+        match records.next() {
+            Ok(None) => return Ok(()),
+            Ok(Some((_, head))) if first => check_head(head, &wanted, || store.describe(&name))?,
+            Ok(Some((_, RecordRef::Note(note)))) => each(note),
+            Ok(Some((at, _))) => {
+                return Err(Error::damaged(
+                    store.describe(&name),
+                    at,
+                    "a record of this kind has no place in a journal",
+                ));
+            }
+            // A tail that a crash has torn was never durable.
+            Err(error @ Error::Damaged { .. }) => {
+                tracing::warn!(%error, "a journal ends here");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+        first = false;
+    }
 }
 
 #[cfg(test)]

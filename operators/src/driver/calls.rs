@@ -30,7 +30,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             std::mem::swap(&mut effects.timers, &mut timers);
             std::mem::swap(&mut effects.notifications, &mut notifications);
         });
-        for CallStart { task, call, name: called, timeout, job } in calls.drain(..) {
+        for CallStart { task, call, name: called, timeout, noted, job } in calls.drain(..) {
             let name = CallRef { run: token, task, call };
             let timer = timeout.map(|limit| {
                 let deadline = self.now.saturating_add(limit.as_micros() as u64);
@@ -38,7 +38,11 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             });
             let run = self.runs.get_mut(token).expect("in flight");
             run.calls.push(ActiveCall { task, call, timer, running: false, abort: None });
-            self.calls_waiting.push_back((name, called, job));
+            if noted {
+                self.leave_noted(name, called, job, sink);
+            } else {
+                self.calls_waiting.push_back((name, called, job));
+            }
         }
         for timer in timers.drain(..) {
             let name = CallRef { run: token, task: timer.task, call: timer.call };
@@ -95,6 +99,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             call.running = true;
             call.abort = sink.spawn(name, called, job);
             self.calls_running += 1;
+            self.stats.calls += 1;
         }
     }
 
@@ -187,7 +192,12 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 if let Err(panic) = quiet::catch(|| drop(spent.0)) {
                     tracing::error!(%panic, "a call failed to be dropped");
                 }
-                self.end_call(call, result, false);
+                self.settle(call, result, false, sink);
+                self.start_calls(sink);
+            }
+            Completion::Durable { call, result } => self.end_call(call, result, false),
+            Completion::Leave { call } => {
+                self.left(call);
                 self.start_calls(sink);
             }
             Completion::Waits { call, abort } => match self.active_call(call) {
@@ -198,7 +208,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         }
     }
 
-    fn active_call(&mut self, name: CallRef) -> Option<&mut ActiveCall> {
+    pub(super) fn active_call(&mut self, name: CallRef) -> Option<&mut ActiveCall> {
         let run = self.runs.get_mut(name.run)?;
         run.calls.iter_mut().find(|c| c.task == name.task && c.call == name.call)
     }
@@ -221,7 +231,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         while let Some(deadline) = self.timers.pop_due(self.now) {
             match deadline {
                 Deadline::Timer(call) => self.end_call(call, Ok(CallValue::Unit), false),
-                Deadline::Call(call, limit) => self.end_call(call, Err(CallFailure::Timeout(limit)), true),
+                Deadline::Call(call, limit) => self.settle(call, Err(CallFailure::Timeout(limit)), true, sink),
                 Deadline::Run(token) => {
                     if let Some(active) = self.runs.get_mut(token) {
                         active.deadline = None;

@@ -45,7 +45,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 later.push(Arrived { time: time.clone(), key, bytes, input });
             }
         } else {
-            if self.backlog.is_empty() {
+            if self.backlog.is_empty() && self.notes.as_ref().is_none_or(|notes| !notes.has_past()) {
                 self.stage(time, sink);
                 if self.index.len() > CACHED_KEYS {
                     self.touch(&ids);
@@ -67,7 +67,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 let input = intake.input(item);
                 let bytes = B::input_bytes(&input);
                 self.waiting_bytes += bytes;
-                self.backlog.push_back(Arrived { time: time.clone(), key, bytes, input });
+                self.arrive(Arrived { time: time.clone(), key, bytes, input });
             }
         }
         self.ids = ids;
@@ -141,7 +141,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     /// than at their ends.
     #[inline]
     fn notes_in_batches(&self) -> bool {
-        self.seal.is_some() && self.carried.is_none() && !E::KEYED
+        self.seal.is_some() && self.carried.is_none() && self.notes.is_none() && !E::KEYED
     }
 
     /// Whether another run may start now.

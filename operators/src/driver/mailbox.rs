@@ -26,6 +26,13 @@ impl<T: EpochTime, I> Waiting<T, I> {
         }
     }
 
+    pub(super) fn input(&self) -> Option<&I> {
+        match self {
+            Waiting::Input { input, .. } => Some(input),
+            Waiting::Notify { .. } => None,
+        }
+    }
+
     fn is_notify(&self) -> bool {
         matches!(self, Waiting::Notify { .. })
     }

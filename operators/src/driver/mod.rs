@@ -25,6 +25,7 @@ mod calls;
 mod carry;
 mod intake;
 mod mailbox;
+mod notes;
 mod restore;
 mod seal;
 mod shape;
@@ -39,11 +40,12 @@ use tokio::task::AbortHandle;
 
 use self::carry::Carried;
 use self::mailbox::{Mailbox, Waiting};
+use self::notes::Notes;
 use self::restore::Restoring;
 use self::seal::Seal;
 pub use self::shape::{Bare, ByRef, Emission, Intake, Paired, WithKey};
 use crate::behavior::{Behavior, CallJob, CallStart, Failure, Opening, Progress, RunHead, Sequence, TimerStart, Work};
-use crate::completion::{CallRef, CompletionQueue};
+use crate::completion::{CallRef, Completion, CompletionQueue};
 use crate::fact::{Block, KeyWriter};
 use crate::group::KeyGroups;
 use crate::keys::{KeyId, KeyIndex};
@@ -66,6 +68,8 @@ pub trait Sink<T, O, S> {
     fn tagged(&mut self, time: &T, items: &mut Vec<S>);
     /// Facts.
     fn facts(&mut self, block: Block<T>);
+    /// Makes a note of `key`, whose group and epoch are given, durable; `then` comes through the completion queue.
+    fn note(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Option<Completion>);
     /// Starts a call off the worker; its end comes through the completion queue.
     fn spawn(&mut self, call: CallRef, name: Cow<'static, str>, job: CallJob) -> Option<AbortHandle>;
 }
@@ -97,6 +101,8 @@ struct ActiveRun<T, R> {
     time: T,
     started: u64,
     run: R,
+    /// Of what it is about, where there are notes.
+    digest: u64,
     ready: bool,
     /// Mostly there is one.
     calls: SmallVec<[ActiveCall; 1]>,
@@ -130,6 +136,7 @@ enum Deadline {
     Run(RunToken),
 }
 
+#[derive(Debug)]
 struct Arrived<T, I> {
     time: T,
     key: KeyId,
@@ -188,6 +195,8 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     /// Whether epochs are over that are not sealed.
     unsealed: bool,
     restoring: Restoring<T>,
+    /// Where calls are noted.
+    notes: Option<Box<Notes<T, B::Input>>>,
     /// Which unfinished work is facts, where epochs do not wait for it.
     carried: Option<Carried>,
     /// The greatest epoch to which unfinished work has been moved.
@@ -249,6 +258,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             seal: facts.then(|| Seal::new(groups, index.keys())),
             unsealed: false,
             restoring: Restoring::default(),
+            notes: None,
             carried,
             floor: T::minimum().epoch(),
             start: T::minimum().epoch(),
@@ -259,6 +269,15 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             ahead_bytes: 0,
             stats: RunStats::default(),
         })
+    }
+
+    /// From here on calls are noted, if the behavior makes any; comes before all work and notes of before a crash.
+    /// `generation` is this start of the job. Whether there will be notes.
+    pub fn take_notes(&mut self, generation: u64) -> bool {
+        if self.seal.is_some() && self.behavior.takes_notes(generation) {
+            self.notes = Some(Box::default());
+        }
+        self.notes.is_some()
     }
 
     /// Tells the clock, in microseconds since 1970; it does not go back.
@@ -292,7 +311,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             let inputs = self.later.first_key_value().map(|(e, _)| *e).filter(|e| released(*e));
             let notify = self.notifications.first_key_value().map(|(e, _)| *e).filter(|e| closed(*e));
             match (inputs, notify) {
-                (Some(i), n) if n.is_none_or(|n| i <= n) => self.release(i, sequence),
+                (Some(i), n) if n.is_none_or(|n| i <= n) => {
+                    self.unpark_before(Some(i));
+                    self.release(i, sequence);
+                }
                 (_, Some(n)) => {
                     let registered = self.notifications.remove(&n).expect("found");
                     for (key, time) in registered.order {
@@ -302,6 +324,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 (_, None) => break,
             }
         }
+        self.unpark_before(epoch);
         // At the end there is no least open epoch: what is left meets at the greatest that has inputs.
         let last = || self.backlog.iter().map(|arrived| arrived.time.epoch()).max();
         if let Some(epoch) = epoch.or_else(last) {
@@ -319,7 +342,13 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             self.ahead_bytes -= arrived.bytes;
             self.waiting_bytes += arrived.bytes;
         }
-        self.backlog.extend(inputs);
+        if self.notes.as_ref().is_some_and(|notes| notes.has_past()) {
+            for arrived in inputs {
+                self.arrive(arrived);
+            }
+        } else {
+            self.backlog.extend(inputs);
+        }
     }
 
     /// Starts a run of a key that has none and is touched; whether it ended at once. The caller accounts for its end.
@@ -348,7 +377,11 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             let at = if self.carried.is_some() { time.with_epoch(self.floor) } else { time.clone() };
             seal.notification(key, &at, epoch, None);
         }
-        let progress = self.behavior.start(head, work, fuel);
+        let progress = if self.notes.is_some() {
+            self.start_noted(head, time, work, fuel)
+        } else {
+            self.behavior.start(head, work, fuel)
+        };
         self.started(head, time, progress, sink)
     }
 
@@ -402,8 +435,17 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     {
         let token = head.token;
         let deadline = self.deadline(token);
-        let active =
-            ActiveRun { head, time: time.clone(), started: self.now, run, ready, calls: SmallVec::new(), deadline };
+        let digest = self.notes.as_ref().map_or(0, |notes| notes.beginning);
+        let active = ActiveRun {
+            head,
+            time: time.clone(),
+            started: self.now,
+            run,
+            digest,
+            ready,
+            calls: SmallVec::new(),
+            deadline,
+        };
         let placed = self.runs.insert(active);
         debug_assert_eq!(placed, token, "the vacant token is the next");
         let mailbox = &mut self.states[head.key.index()].mailbox;
@@ -530,7 +572,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                     self.control(token, sink);
                 }
             }
-            Progress::Failed(failure) => self.fail(*failure),
+            Progress::Failed(failure) => {
+                self.note_failure(token, sink);
+                self.fail(*failure);
+            }
         }
         if E::KEYED {
             self.collect(head.key);

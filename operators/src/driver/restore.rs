@@ -118,6 +118,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 persisted.next = n + 1;
             }
         }
+        self.restored_notes()?;
         for ((epoch, key), at) in notifications {
             if epoch < resume {
                 self.open.add(&at.with_epoch(resume), 1);
@@ -137,7 +138,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             carried.keys.insert(head.key, persisted);
         }
         let deadline = self.deadline(head.token);
-        let active = ActiveRun { head, time, started: self.now, run, ready: true, calls: SmallVec::new(), deadline };
+        let active =
+            ActiveRun { head, time, started: self.now, run, digest: 0, ready: true, calls: SmallVec::new(), deadline };
         let token = self.runs.insert(active);
         self.states[head.key.index()].mailbox = Some(Box::new(Mailbox::new(Some(token))));
         self.ready_runs.push_back(token);

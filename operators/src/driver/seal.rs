@@ -113,6 +113,13 @@ impl<T: EpochTime> Seal<T> {
         }
     }
 
+    /// A key's group and bytes.
+    pub(super) fn place(&self, key: KeyId) -> (u32, Vec<u8>) {
+        let mut bytes = Vec::new();
+        (self.encode_key)(key, &mut bytes);
+        ((self.group_of)(key), bytes)
+    }
+
     /// A run at `time` has changed what is durable of `key`.
     #[inline]
     pub(super) fn changed(&mut self, key: KeyId, time: &T) {

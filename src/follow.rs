@@ -1,0 +1,199 @@
+//! Following notes: a run that had begun before a crash goes the way that it went then (rule D7).
+//!
+//! Unlike a replay of a checkpoint's journal (`replay`) nothing of this was committed: actions run, write and put out as
+//! they do in any run. Only which task takes the next turn, what time it is, and how waits end, comes from the notes, as
+//! far as they go; a wait whose end is in none begins anew.
+//!
+//! # Invariants
+//! - No call is made whose end was noted.
+//! - A program that does not go the way of the notes is found out, and the job told.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use timely_agents_operators::behavior::{Behavior, PastRun, Progress, RunHead, Work};
+use timely_agents_operators::hash::mix;
+use timely_agents_operators::keys::Key;
+
+use crate::agent::Input;
+use crate::behavior::AgentBehavior;
+use crate::core::Core;
+use crate::journal::{self, End, Name};
+use crate::notes::{Note, Noting};
+use crate::run::{Run, TaskStart};
+
+/// By task: the places of its waits whose ends are known.
+type Known = BTreeMap<Name, Vec<u32>>;
+
+impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
+    /// Starts a run that has notes.
+    pub(crate) fn start_noted(
+        &mut self,
+        head: &RunHead,
+        work: Work<I>,
+        past: &PastRun,
+        fuel: &mut u32,
+    ) -> Progress<Box<Run<O>>> {
+        *fuel = fuel.saturating_sub(1);
+        let core = Rc::clone(&self.opened().1.core);
+        let mut noting = match Noting::of_past(past) {
+            Ok(noting) => noting,
+            Err(message) => {
+                core.common.head.set(head);
+                return Progress::Failed(Box::new(core.failure("", message)));
+            }
+        };
+        let then = RunHead { now: noting.began(), ..*head };
+        noting.goes_on_at(head.now);
+        *core.past.borrow_mut() = Some(noting);
+        // What went before its first wait took no turns: it goes there in one go.
+        let progress = self.start(&then, work, &mut u32::MAX.clone());
+        if core.past.take().is_some() {
+            core.common.head.set(head);
+            let message = "the run does not go the way of its journal: it ends without the calls that it made then";
+            return Progress::Failed(Box::new(core.failure("", message)));
+        }
+        progress
+    }
+
+    /// Brings the active run to where its notes end; what it has come to if that ends the call.
+    pub(crate) fn follow(&mut self, head: &RunHead, run: &mut Run<O>) -> Option<Progress<()>> {
+        let now = run.noting.as_ref().and_then(|noting| noting.now()).unwrap_or(head.now);
+        let known = run.noting.as_ref().map(|noting| noting.known()).unwrap_or_default();
+        let followed = self.follow_notes(head, run, &known);
+        let core = Rc::clone(&self.opened().1.core);
+        core.common.head.now.set(now);
+        for task in run.tasks.iter().flatten() {
+            task.cell.known.borrow_mut().clear();
+            task.cell.in_doubt.borrow_mut().clear();
+        }
+        let followed = match followed {
+            Ok(None) => run.give_noted(&core).map(|()| None),
+            other => other,
+        };
+        followed.unwrap_or_else(|message| {
+            let message = format!("the run does not go the way of its journal: {message}");
+            Some(Progress::Failed(Box::new(self.opened().1.core.failure("", message))))
+        })
+    }
+
+    fn follow_notes(
+        &mut self,
+        head: &RunHead,
+        run: &mut Run<O>,
+        known: &Known,
+    ) -> Result<Option<Progress<()>>, String> {
+        while let Some(noting) = run.noting.as_mut()
+            && let Some(note) = noting.past().script.pop_front()
+        {
+            let Note::Turn { task, now, noted, given } = note else {
+                noting.again(note);
+                continue;
+            };
+            let head = RunHead { now, ..*head };
+            let Some(index) = self.task_of(&head, run, task)? else {
+                if noted.is_empty() && given.is_empty() {
+                    // It took its turn before the run first waited, this time.
+                    continue;
+                }
+                return Err(format!("a task goes on that is not there, of attempt {}", task.attempt));
+            };
+            let noting = run.noting.as_mut().ok_or("it has no notes")?;
+            let mut ends: Vec<(End, bool)> = given.into_iter().map(|end| (end, false)).collect();
+            for ordinal in noted {
+                let end = noting.past().given.remove(&(task, ordinal));
+                ends.push((end.ok_or_else(|| format!("wait {ordinal} ended, and its end is not noted"))?, true));
+            }
+            let placed = run.tasks[index as usize].as_mut().ok_or("a task that is over takes a turn")?;
+            placed.retry = None;
+            *placed.cell.known.borrow_mut() = known.get(&task).cloned().unwrap_or_default();
+            *placed.cell.in_doubt.borrow_mut() = noting.in_doubt(task);
+            for (end, noted) in ends {
+                let core = Rc::clone(&self.opened().1.core);
+                run.give(&core, index, end, noted).map_err(|error| {
+                    let action = run.tasks[index as usize].as_ref().map_or(0, |task| task.cell.action.get());
+                    format!("action {:?}, {error}", self.plan.program.action(action).name)
+                })?;
+            }
+            self.opened().1.core.common.head.now.set(now);
+            if let Some(progress) = self.poll_task(&head, run, index) {
+                return Ok(Some(progress));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The task of that name; it starts now if it is the next of the queue.
+    fn task_of(&mut self, head: &RunHead, run: &mut Run<O>, name: Name) -> Result<Option<u32>, String> {
+        let there = run.tasks.iter().position(|task| task.as_ref().is_some_and(|task| Name::of(&task.cell) == name));
+        if let Some(there) = there {
+            return Ok(Some(there as u32));
+        }
+        let (plan, open) = self.opened();
+        let next = {
+            let staged = open.core.staged.borrow();
+            let next = |queued: &crate::core::Queued| {
+                let action = plan.program.triggers(queued.event).get(queued.next as usize)?;
+                Some(mix(queued.path, u64::from(*action)))
+            };
+            staged.queue.front().and_then(next)
+        };
+        if next != Some(name.path) || name.attempt != 1 {
+            return Ok(None);
+        }
+        let (action, event) = self.replay_start(name.path)?;
+        Ok(Some(self.place_task(run, head, TaskStart::first(action, event, name.path))))
+    }
+}
+
+impl<O> Run<O> {
+    /// A wait of a task is over, as it was then.
+    fn give(&mut self, core: &Core<O>, index: u32, end: End, noted: bool) -> Result<(), String> {
+        let task = self.tasks[index as usize].as_mut().ok_or("a task that is over hears of a call")?;
+        let waker = {
+            let mut calls = task.cell.calls.borrow_mut();
+            let wait = calls.iter_mut().find(|wait| wait.ordinal == end.ordinal);
+            let wait =
+                wait.ok_or_else(|| format!("wait {}: it was {}, and is not made now", end.ordinal, end.asked))?;
+            let now = wait.asked.as_deref().cloned().unwrap_or_default();
+            if now != end.asked {
+                return Err(format!("wait {}: it was {}, and is {now} now", end.ordinal, end.asked));
+            }
+            wait.noted = noted;
+            wait.result = Some(journal::result(end.given.clone()));
+            wait.waker.take()
+        };
+        // What stands between them, as a `select`, looks only at what has woken it.
+        if let Some(waker) = waker.filter(|waker| !waker.will_wake(&task.waker)) {
+            waker.wake();
+        }
+        if let Some(recorded) = &mut *core.recorded.borrow_mut() {
+            let End { ordinal, asked, given } = &end;
+            let end = End { ordinal: *ordinal, asked: asked.clone(), given: given.clone() };
+            recorded.arrived.push((index, end));
+        }
+        if let Some(noting) = &mut self.noting {
+            noting.arrives(index, end.ordinal, (!noted).then_some(end));
+        }
+        Ok(())
+    }
+
+    /// Noted ends that no turn was given go to their tasks.
+    fn give_noted(&mut self, core: &Core<O>) -> Result<(), String> {
+        let given = self.noting.as_mut().map(|noting| std::mem::take(&mut noting.past().given)).unwrap_or_default();
+        for ((name, ordinal), end) in given {
+            let of_name = |task: &crate::run::Task<O>| Name::of(&task.cell) == name;
+            let index = self.tasks.iter().position(|task| task.as_ref().is_some_and(of_name));
+            // Whose task is over, or who no longer waits, has been given up since.
+            let Some(index) = index else { continue };
+            let waits = |task: &crate::run::Task<O>| {
+                task.cell.calls.borrow().iter().any(|wait| wait.ordinal == ordinal && wait.result.is_none())
+            };
+            if self.tasks[index].as_ref().is_some_and(waits) {
+                self.give(core, index as u32, end, true)?;
+                self.make_ready(index as u32);
+            }
+        }
+        Ok(())
+    }
+}

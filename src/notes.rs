@@ -1,0 +1,302 @@
+//! Notes of a run: what it has to know after a crash that comes before its epoch is committed (rule D7).
+//!
+//! A note says who took which turn since the one before, with the ends of waits that were given then; and, before a run
+//! hears of it, the end of a call. From the notes of a run that starts again, or that goes on from a checkpoint, its actions
+//! run as they did (`follow`), and make no call whose end was noted.
+//!
+//! # Invariants
+//! - The end of a call is in a note once, with its value; the turn that it is given at names it by its ordinal.
+//! - Turns are counted from where the run first waited: so notes go on where a checkpoint ends.
+//! - The first note of a start of the job has all that the run went through before, beyond its checkpoint: what earlier
+//!   starts noted of it no longer counts then.
+//! - What is noted and was not given yet is in the run's facts too: a note is let go of when its epoch is committed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+use timely_agents_operators::behavior::{PastRun, RunNote};
+use timely_agents_operators::completion::{CallFailure, CallRef, CallResult};
+
+use crate::core::TaskCell;
+use crate::journal::{self, End, Name};
+use crate::run::Run;
+
+/// One thing that happened.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Note {
+    /// A call has ended. Its action may not know yet.
+    Given {
+        /// The task that made it.
+        task: Name,
+        /// The call and its end.
+        end: End,
+    },
+    /// A call is about to leave.
+    Left {
+        /// The task that makes it.
+        task: Name,
+        /// Its place among the waits of its task.
+        ordinal: u32,
+    },
+    /// A task started or went on.
+    Turn {
+        /// The task.
+        task: Name,
+        /// The clock.
+        now: u64,
+        /// Ends that it was given, which are noted by themselves.
+        noted: Vec<u32>,
+        /// Other waits that were over by then.
+        given: Vec<End>,
+    },
+    /// A task has failed, and the job with it.
+    Failed {
+        /// The task.
+        task: Name,
+    },
+}
+
+/// A note as bytes.
+#[derive(Debug, Serialize, Deserialize)]
+struct Body {
+    /// Whether it is the first of its run in a start of the job.
+    first: bool,
+    /// The clock when the run started.
+    began: u64,
+    /// How many turns the run took before.
+    from: u64,
+    notes: Vec<Note>,
+}
+
+/// The notes of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Noting {
+    /// What they are known by, in all starts of the job.
+    journal: u64,
+    began: u64,
+    first: bool,
+    /// Whether there are notes of an earlier start.
+    goes_on: bool,
+    /// How many turns the run has taken, and how many before `notes`.
+    turns: u64,
+    from: u64,
+    /// Since the last note.
+    notes: Vec<Note>,
+    /// Waits that are over since their task, named by its index, last took a turn; without their end where it is noted.
+    arrived: Vec<(u32, u32, Option<End>)>,
+    /// Noted ends that were not given yet, and whether they are in the run's facts.
+    pending: Vec<(Name, End, bool)>,
+    /// What the task is called that has failed for good.
+    failed: Option<Name>,
+    past: Past,
+    /// The clock after what it goes through first.
+    now: Option<u64>,
+}
+
+/// What the run went through before a crash.
+#[derive(Debug, Default)]
+pub(crate) struct Past {
+    /// What it has to go through, and how many turns were before.
+    pub(crate) script: VecDeque<Note>,
+    from: u64,
+    /// Noted ends.
+    pub(crate) given: BTreeMap<(Name, u32), End>,
+    /// Calls that had left.
+    left: BTreeSet<(Name, u32)>,
+    /// Tasks that failed, and the job with them.
+    failed: BTreeSet<Name>,
+}
+
+impl Noting {
+    /// Of a run that starts at `began`.
+    pub(crate) fn new(journal: u64, began: u64) -> Self {
+        Noting { journal, began, first: true, ..Noting::default() }
+    }
+
+    /// Of a run that had notes before a crash.
+    pub(crate) fn of_past(past: &PastRun) -> Result<Self, String> {
+        let mut noting = Noting { journal: past.journal, first: true, goes_on: true, ..Noting::default() };
+        for (n, body) in past.bodies.iter().enumerate() {
+            let body: Body = postcard::from_bytes(body).map_err(|error| format!("a note of a run: {error}"))?;
+            // Of a run that goes on from a checkpoint, notes before it may be gone.
+            if body.first || n == 0 {
+                noting.past = Past { from: body.from, ..Past::default() };
+                noting.began = body.began;
+            }
+            noting.past.script.extend(body.notes);
+        }
+        let Past { script, given, left, failed, .. } = &mut noting.past;
+        for note in script {
+            match note {
+                Note::Given { task, end } => drop(given.insert((*task, end.ordinal), end.clone())),
+                Note::Left { task, ordinal } => drop(left.insert((*task, *ordinal))),
+                Note::Failed { task } => drop(failed.insert(*task)),
+                Note::Turn { .. } => {}
+            }
+        }
+        Ok(noting)
+    }
+
+    /// What its calls are known by.
+    pub(crate) fn journal(&self) -> u64 {
+        self.journal
+    }
+
+    pub(crate) fn began(&self) -> u64 {
+        self.began
+    }
+
+    pub(crate) fn past(&mut self) -> &mut Past {
+        &mut self.past
+    }
+
+    /// When the run goes on, after what it goes through first.
+    pub(crate) fn goes_on_at(&mut self, now: u64) {
+        self.now = Some(now);
+    }
+
+    pub(crate) fn now(&self) -> Option<u64> {
+        self.now
+    }
+
+    /// Whether the run has to go through something first.
+    pub(crate) fn has_past(&self) -> bool {
+        !self.past.script.is_empty() || !self.past.given.is_empty()
+    }
+
+    /// The checkpoint has the run's first `turns` turns.
+    pub(crate) fn follow_checkpoint(&mut self, turns: u64) -> Result<(), String> {
+        let Past { script, from, .. } = &mut self.past;
+        if *from > turns && !script.is_empty() {
+            return Err(format!("its notes begin at turn {from}, and the checkpoint ends at turn {turns}"));
+        }
+        let mut turn = *from;
+        script.retain(|note| {
+            let is_turn = matches!(note, Note::Turn { .. });
+            turn += u64::from(is_turn);
+            !is_turn || turn > turns
+        });
+        (self.turns, self.from) = (turns, turns);
+        Ok(())
+    }
+
+    /// What is noted again, for the next note of this start.
+    pub(crate) fn again(&mut self, note: Note) {
+        self.notes.push(note);
+    }
+
+    /// The waits of a task that are not begun again: their ends are known.
+    pub(crate) fn known(&self) -> BTreeMap<Name, Vec<u32>> {
+        let mut known: BTreeMap<Name, Vec<u32>> = BTreeMap::new();
+        for (task, ordinal) in self.past.given.keys() {
+            known.entry(*task).or_default().push(*ordinal);
+        }
+        for note in &self.past.script {
+            if let Note::Turn { task, given, .. } = note {
+                known.entry(*task).or_default().extend(given.iter().map(|end| end.ordinal));
+            }
+        }
+        known
+    }
+
+    /// The calls of a task that had left, and whose end nobody knows.
+    pub(crate) fn in_doubt(&self, task: Name) -> Vec<u32> {
+        let of_it = self.past.left.range((task, 0)..=(task, u32::MAX));
+        of_it.filter(|call| !self.past.given.contains_key(call)).map(|(_, ordinal)| *ordinal).collect()
+    }
+
+    /// Whether the task has failed, and the job with it, before this start.
+    pub(crate) fn has_failed(&self, task: Name) -> bool {
+        self.past.failed.contains(&task)
+    }
+
+    /// The task fails the job.
+    pub(crate) fn fails(&mut self, task: Name) {
+        self.failed = Some(task);
+    }
+
+    /// A wait is over; with its end unless that is noted.
+    pub(crate) fn arrives(&mut self, task: u32, ordinal: u32, end: Option<End>) {
+        self.arrived.push((task, ordinal, end));
+    }
+
+    /// A task takes a turn.
+    pub(crate) fn turn(&mut self, task: &TaskCell, now: u64) {
+        let (index, name) = (task.index.get(), Name::of(task));
+        let (mut noted, mut given) = (Vec::new(), Vec::new());
+        self.arrived.retain_mut(|(to, ordinal, end)| {
+            if *to != index {
+                return true;
+            }
+            match end.take() {
+                Some(end) => given.push(end),
+                None => noted.push(*ordinal),
+            }
+            false
+        });
+        if !noted.is_empty() {
+            self.pending.retain(|(task, end, _)| *task != name || !noted.contains(&end.ordinal));
+        }
+        self.turns += 1;
+        self.notes.push(Note::Turn { task: name, now, noted, given });
+    }
+
+    /// Noted ends that were not given yet and are not in the run's facts; they are from here on.
+    pub(crate) fn take_pending(&mut self) -> impl Iterator<Item = (Name, &End)> {
+        let new = self.pending.iter_mut().filter(|(_, _, stored)| !*stored);
+        new.map(|(task, end, stored)| {
+            *stored = true;
+            (*task, &*end)
+        })
+    }
+
+    /// All since the last note, as a note.
+    fn write(&mut self) -> RunNote {
+        let notes = std::mem::take(&mut self.notes);
+        let (first, from) = (std::mem::take(&mut self.first), std::mem::replace(&mut self.from, self.turns));
+        let body = journal::encode(&Body { first, began: self.began, from, notes });
+        RunNote { journal: self.journal, body }
+    }
+}
+
+impl<O> Run<O> {
+    /// A call has ended so: the note of it, if there has to be one.
+    pub(crate) fn note_end(&mut self, call: CallRef, result: &CallResult) -> Option<RunNote> {
+        if matches!(result, Err(CallFailure::Aborted)) {
+            return None;
+        }
+        let noting = self.noting.as_mut()?;
+        let task = self.tasks.get(call.task as usize)?.as_ref()?;
+        let mut calls = task.cell.calls.borrow_mut();
+        let wait = calls.iter_mut().find(|wait| wait.call == call.call && wait.eager)?;
+        wait.noted = true;
+        let asked = wait.asked.as_deref().cloned().unwrap_or_default();
+        let end = End { ordinal: wait.ordinal, asked, given: journal::copy(result) };
+        let task = Name::of(&task.cell);
+        noting.pending.push((task, end.clone(), false));
+        noting.notes.push(Note::Given { task, end });
+        Some(noting.write())
+    }
+
+    /// A call is about to leave.
+    pub(crate) fn note_start(&mut self, call: CallRef) -> Option<RunNote> {
+        let noting = self.noting.as_mut()?;
+        let task = self.tasks.get(call.task as usize)?.as_ref()?;
+        let calls = task.cell.calls.borrow();
+        let ordinal = calls.iter().find(|wait| wait.call == call.call)?.ordinal;
+        noting.notes.push(Note::Left { task: Name::of(&task.cell), ordinal });
+        Some(noting.write())
+    }
+
+    /// The run has failed for good.
+    pub(crate) fn note_failure(&mut self) -> Option<RunNote> {
+        let noting = self.noting.as_mut()?;
+        let task = noting.failed.take()?;
+        // Without a note it starts from nothing anyway.
+        if noting.first && !noting.goes_on {
+            return None;
+        }
+        noting.notes.push(Note::Failed { task });
+        Some(noting.write())
+    }
+}
