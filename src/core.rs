@@ -20,11 +20,12 @@ use std::time::Duration;
 use serde_json::Value;
 use smallvec::SmallVec;
 use timely_agents_operators::behavior::{CallJob, CallStart, Effects, Failure, RunHead, TimerStart};
-use timely_agents_operators::completion::{CallResult, CompletionQueue};
+use timely_agents_operators::completion::{CallResult, CallValue, CompletionQueue};
 use timely_agents_operators::hash::{mix, stable_hash};
 use timely_agents_operators::keys::{Key, KeyId, SharedKeys};
 use timely_agents_operators::slab::{RunToken, Slab};
 
+use crate::call::Memo;
 use crate::error::Error;
 use crate::event::{Payload, names};
 use crate::journal::{Asked, Recorded};
@@ -48,9 +49,9 @@ pub(crate) struct CallCell {
     /// Its name in the run.
     pub(crate) call: u32,
     /// Its place among the waits of its task, which is the same in every execution.
-    pub(crate) ordinal: u32,
-    /// What is asked for, where that goes to a journal.
-    pub(crate) asked: Option<Box<Asked>>,
+    pub(crate) ordinal: u64,
+    /// What is asked for, where that is of use later.
+    pub(crate) asked: Option<Rc<Asked>>,
     pub(crate) result: Option<CallResult>,
     pub(crate) waker: Option<Waker>,
 }
@@ -72,11 +73,20 @@ pub(crate) struct TaskCell {
     /// Calls that have started and whose result has not been taken.
     pub(crate) calls: RefCell<SmallVec<[CallCell; 1]>>,
     /// In a replay: the waits whose ends are in the journal. They are not begun.
-    pub(crate) known: RefCell<Vec<u32>>,
+    pub(crate) known: RefCell<Vec<u64>>,
+    /// What durable calls have given, where the action may be tried again.
+    pub(crate) memo: RefCell<Option<Memo>>,
 }
 
 impl TaskCell {
-    pub(crate) fn new(index: u32, action: u32, path: u64, attempt: u32, flushed_before: u32) -> Rc<Self> {
+    pub(crate) fn new(
+        index: u32,
+        action: u32,
+        path: u64,
+        attempt: u32,
+        flushed_before: u32,
+        memo: Option<Memo>,
+    ) -> Rc<Self> {
         Rc::new(TaskCell {
             index: Cell::new(index),
             action: Cell::new(action),
@@ -90,6 +100,7 @@ impl TaskCell {
             flushed_before: Cell::new(flushed_before),
             calls: RefCell::default(),
             known: RefCell::default(),
+            memo: RefCell::new(memo),
         })
     }
 
@@ -181,17 +192,22 @@ impl Common {
         }
     }
 
+    /// Whether calls are told to a journal.
+    #[inline]
+    pub(crate) fn records(&self) -> bool {
+        self.records.get()
+    }
+
     /// Asks for a call; the task's cell of it gets its end.
     pub(crate) fn start_call(
         &self,
         task: &TaskCell,
-        ordinal: u32,
+        ordinal: u64,
+        asked: Option<Rc<Asked>>,
         name: Cow<'static, str>,
-        digest: u64,
         timeout: Option<Duration>,
         job: CallJob,
     ) -> u32 {
-        let asked = self.records.get().then(|| Box::new(Asked { name: name.to_string(), digest }));
         let call = self.enlist(task, ordinal, asked);
         if !task.known.borrow().contains(&ordinal) {
             self.calls.borrow_mut().push(CallStart { task: task.index.get(), call, name, timeout, job });
@@ -200,7 +216,7 @@ impl Common {
     }
 
     /// Asks for a wake-up at `deadline`.
-    pub(crate) fn start_timer(&self, task: &TaskCell, ordinal: u32, deadline: u64) -> u32 {
+    pub(crate) fn start_timer(&self, task: &TaskCell, ordinal: u64, deadline: u64) -> u32 {
         let call = self.enlist(task, ordinal, None);
         if !task.known.borrow().contains(&ordinal) {
             self.timers.borrow_mut().push(TimerStart { task: task.index.get(), call, deadline });
@@ -208,7 +224,7 @@ impl Common {
         call
     }
 
-    fn enlist(&self, task: &TaskCell, ordinal: u32, asked: Option<Box<Asked>>) -> u32 {
+    fn enlist(&self, task: &TaskCell, ordinal: u64, asked: Option<Rc<Asked>>) -> u32 {
         self.control.set(true);
         let call = next(&self.next_call);
         task.calls.borrow_mut().push(CallCell { call, ordinal, asked, result: None, waker: None });
@@ -218,11 +234,15 @@ impl Common {
     /// Nobody waits for a call any more.
     pub(crate) fn abandon(&self, task: &TaskCell, call: u32) {
         let mut calls = task.calls.borrow_mut();
-        if let Some(at) = calls.iter().position(|c| c.call == call)
-            && calls.swap_remove(at).result.is_none()
-        {
-            self.cancelled.borrow_mut().push((task.index.get(), call));
-            self.control.set(true);
+        let Some(at) = calls.iter().position(|c| c.call == call) else { return };
+        let CallCell { ordinal, asked, result, .. } = calls.swap_remove(at);
+        match result {
+            None => {
+                self.cancelled.borrow_mut().push((task.index.get(), call));
+                self.control.set(true);
+            }
+            Some(Ok(CallValue::Bytes(value))) => task.remember(ordinal, asked, value),
+            Some(_) => {}
         }
     }
 }
@@ -308,6 +328,8 @@ pub(crate) struct Core<O: 'static> {
     pub(crate) recorded: RefCell<Option<Box<Recorded>>>,
     /// Whether the active run goes through its journal.
     pub(crate) replaying: Cell<bool>,
+    /// How often a run has left its journal.
+    pub(crate) diverged: Cell<u64>,
     /// Whether `history` is kept.
     keeps_sent: bool,
     /// Hash of the agent's name.
@@ -344,6 +366,7 @@ impl<O> Core<O> {
             records: facts && program.carry,
             recorded: RefCell::default(),
             replaying: Cell::new(false),
+            diverged: Cell::new(0),
             keeps_sent,
             name_hash: stable_hash(&program.name),
             program,
