@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::event::{AnyEvent, Codec, DynamicEvent, Event, Notification, names};
 use crate::memory::{Remembered, Slot, SlotPlan};
 use crate::plan::{self, BuildErrors, EventPlan, Plan, Program};
-use crate::policy::Exhausted;
+use crate::policy::{Divergence, Exhausted};
 use crate::resource::Factory;
 use crate::side::{SidePlan, Tag};
 
@@ -84,6 +84,7 @@ pub struct Agent<I: 'static, O: 'static> {
     call_timeout: Option<Duration>,
     run_timeout: Option<(Duration, Exhausted)>,
     carry: bool,
+    divergence: Divergence,
     input: PhantomData<fn(I) -> O>,
 }
 
@@ -109,6 +110,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
             call_timeout: Some(Duration::from_mins(5)),
             run_timeout: None,
             carry: false,
+            divergence: Divergence::Strict,
             input: PhantomData,
         }
     }
@@ -336,6 +338,12 @@ impl<I: Input, O: 'static> Agent<I, O> {
         self
     }
 
+    /// What follows when a run does not go the way of its journal after a restart; default: the job stops.
+    pub fn divergence(&mut self, divergence: Divergence) -> &mut Self {
+        self.divergence = divergence;
+        self
+    }
+
     /// Validates the agent.
     ///
     /// # Errors
@@ -363,6 +371,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
             call_timeout: self.call_timeout,
             run_timeout: self.run_timeout,
             carry: self.carry,
+            divergence: self.divergence,
             stats: Arc::default(),
         };
         Plan::new(program, &resource_names, self.direct, self.order, self.identity)

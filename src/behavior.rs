@@ -89,7 +89,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         let program = Arc::clone(&self.plan.program);
         let observed = Rc::clone(&self.observed);
         let core = Rc::new(Core::new(program, Box::new(keys), queue, facts, observed, self.plan.keeps_sent));
-        let task = TaskCell::new(0, 0, ROOT, 1, 0);
+        let task = TaskCell::new(0, 0, ROOT, 1, 0, None);
         let ctx = Ctx { core: Rc::clone(&core), task };
         let stats = vec![ActionStats::default(); core.program.actions.len()];
         self.open = Some(Opened { core, ctx, stats });
@@ -321,6 +321,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
                 tracing::error!(agent = program.name, %panic, "a resource failed to close");
             }
             if let Ok(mut total) = program.stats.lock() {
+                total.diverged += core.diverged.get();
                 for (action, stats) in program.actions.iter().zip(stats) {
                     total.actions.entry(action.name.clone()).or_default().merge(stats);
                 }

@@ -20,13 +20,15 @@ use std::time::Duration;
 use serde_json::Value;
 use smallvec::SmallVec;
 use timely_agents_operators::behavior::{CallJob, CallStart, Effects, Failure, RunHead, TimerStart};
-use timely_agents_operators::completion::{CallResult, CompletionQueue};
+use timely_agents_operators::completion::{CallResult, CallValue, CompletionQueue};
 use timely_agents_operators::hash::{mix, stable_hash};
 use timely_agents_operators::keys::{Key, KeyId, SharedKeys};
 use timely_agents_operators::slab::{RunToken, Slab};
 
+use crate::call::Memo;
 use crate::error::Error;
 use crate::event::{Payload, names};
+use crate::follow::Held;
 use crate::journal::{Asked, Recorded};
 use crate::memory::{Entry, Memory};
 use crate::notes::Noting;
@@ -49,9 +51,9 @@ pub(crate) struct CallCell {
     /// Its name in the run.
     pub(crate) call: u32,
     /// Its place among the waits of its task, which is the same in every execution.
-    pub(crate) ordinal: u32,
-    /// What is asked for, where that goes to a journal.
-    pub(crate) asked: Option<Box<Asked>>,
+    pub(crate) ordinal: u64,
+    /// What is asked for, where that is of use later.
+    pub(crate) asked: Option<Rc<Asked>>,
     /// Whether its end is noted before the task hears of it, and whether that has been.
     pub(crate) eager: bool,
     pub(crate) noted: bool,
@@ -76,13 +78,22 @@ pub(crate) struct TaskCell {
     /// Calls that have started and whose result has not been taken.
     pub(crate) calls: RefCell<SmallVec<[CallCell; 1]>>,
     /// In a replay: the waits whose ends are in the journal. They are not begun.
-    pub(crate) known: RefCell<Vec<u32>>,
+    pub(crate) known: RefCell<Vec<u64>>,
     /// There, too: the calls that had left, and of whose ends nobody knows.
-    pub(crate) in_doubt: RefCell<Vec<u32>>,
+    pub(crate) in_doubt: RefCell<Vec<u64>>,
+    /// What durable calls have given, where the action may be tried again.
+    pub(crate) memo: RefCell<Option<Memo>>,
 }
 
 impl TaskCell {
-    pub(crate) fn new(index: u32, action: u32, path: u64, attempt: u32, flushed_before: u32) -> Rc<Self> {
+    pub(crate) fn new(
+        index: u32,
+        action: u32,
+        path: u64,
+        attempt: u32,
+        flushed_before: u32,
+        memo: Option<Memo>,
+    ) -> Rc<Self> {
         Rc::new(TaskCell {
             index: Cell::new(index),
             action: Cell::new(action),
@@ -97,6 +108,7 @@ impl TaskCell {
             calls: RefCell::default(),
             known: RefCell::default(),
             in_doubt: RefCell::default(),
+            memo: RefCell::new(memo),
         })
     }
 
@@ -173,6 +185,8 @@ pub(crate) struct Common {
     records: Cell<bool>,
     /// Whether ends of calls are noted.
     pub(crate) notes: Cell<bool>,
+    /// While a run follows its notes: what it asked for of waits whose ends are known.
+    pub(crate) held: RefCell<Option<Held>>,
 }
 
 impl Common {
@@ -188,44 +202,51 @@ impl Common {
             call_timeout,
             records: Cell::new(false),
             notes: Cell::new(false),
+            held: RefCell::default(),
         }
     }
 
     /// Asks for a call; the task's cell of it gets its end.
+    #[expect(clippy::too_many_arguments, reason = "each is a field of what is put down")]
     pub(crate) fn start_call(
         &self,
         task: &TaskCell,
-        ordinal: u32,
+        ordinal: u64,
+        asked: Option<Rc<Asked>>,
         name: Cow<'static, str>,
-        digest: u64,
         timeout: Option<Duration>,
-        eager: bool,
+        (eager, noted): (bool, bool),
         job: CallJob,
     ) -> u32 {
-        let asked = self.tells().then(|| Box::new(Asked { name: name.to_string(), digest }));
         let call = self.enlist(task, ordinal, asked, eager);
+        let start = CallStart { task: task.index.get(), call, name, timeout, noted: noted && eager, job };
         if !task.known.borrow().contains(&ordinal) {
-            let task = task.index.get();
-            self.calls.borrow_mut().push(CallStart { task, call, name, timeout, noted: false, job });
+            self.calls.borrow_mut().push(start);
+        } else if let Some(held) = &mut *self.held.borrow_mut() {
+            held.calls.push(start);
         }
         call
     }
 
     /// Asks for a wake-up at `deadline`.
-    pub(crate) fn start_timer(&self, task: &TaskCell, ordinal: u32, deadline: u64) -> u32 {
+    pub(crate) fn start_timer(&self, task: &TaskCell, ordinal: u64, deadline: u64) -> u32 {
         let call = self.enlist(task, ordinal, None, false);
+        let start = TimerStart { task: task.index.get(), call, deadline };
         if !task.known.borrow().contains(&ordinal) {
-            self.timers.borrow_mut().push(TimerStart { task: task.index.get(), call, deadline });
+            self.timers.borrow_mut().push(start);
+        } else if let Some(held) = &mut *self.held.borrow_mut() {
+            held.timers.push(start);
         }
         call
     }
 
     /// Whether what calls are about, and what they give, is written down.
+    #[inline]
     pub(crate) fn tells(&self) -> bool {
         self.records.get() || self.notes.get()
     }
 
-    fn enlist(&self, task: &TaskCell, ordinal: u32, asked: Option<Box<Asked>>, eager: bool) -> u32 {
+    fn enlist(&self, task: &TaskCell, ordinal: u64, asked: Option<Rc<Asked>>, eager: bool) -> u32 {
         self.control.set(true);
         let call = next(&self.next_call);
         let eager = eager && self.notes.get();
@@ -236,11 +257,15 @@ impl Common {
     /// Nobody waits for a call any more.
     pub(crate) fn abandon(&self, task: &TaskCell, call: u32) {
         let mut calls = task.calls.borrow_mut();
-        if let Some(at) = calls.iter().position(|c| c.call == call)
-            && calls.swap_remove(at).result.is_none()
-        {
-            self.cancelled.borrow_mut().push((task.index.get(), call));
-            self.control.set(true);
+        let Some(at) = calls.iter().position(|c| c.call == call) else { return };
+        let CallCell { ordinal, asked, result, .. } = calls.swap_remove(at);
+        match result {
+            None => {
+                self.cancelled.borrow_mut().push((task.index.get(), call));
+                self.control.set(true);
+            }
+            Some(Ok(CallValue::Bytes(value))) => task.remember(ordinal, asked, value),
+            Some(_) => {}
         }
     }
 }
@@ -330,6 +355,12 @@ pub(crate) struct Core<O: 'static> {
     pub(crate) generation: Cell<Option<u64>>,
     /// The notes of the run that is about to start, and the clock.
     pub(crate) past: RefCell<Option<Noting>>,
+    /// What the notes of the active run are known by.
+    pub(crate) journal: Cell<Option<u64>>,
+    /// How many calls were answered from journals.
+    pub(crate) replayed: Cell<u64>,
+    /// How often a run has left its journal.
+    pub(crate) diverged: Cell<u64>,
     /// Whether `history` is kept.
     keeps_sent: bool,
     /// Hash of the agent's name.
@@ -368,6 +399,9 @@ impl<O> Core<O> {
             replaying: Cell::new(false),
             generation: Cell::new(None),
             past: RefCell::default(),
+            journal: Cell::new(None),
+            replayed: Cell::new(0),
+            diverged: Cell::new(0),
             keeps_sent,
             name_hash: stable_hash(&program.name),
             program,

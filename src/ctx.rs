@@ -12,9 +12,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use timely_agents_operators::behavior::CallJob;
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
-use timely_agents_operators::hash::{mix, stable_hash};
+use timely_agents_operators::hash::mix;
 
-use crate::call::{Call, Given, Sleep, place};
+use crate::call::{Call, CallInfo, Durable, Given, Make, Sleep, place};
 use crate::core::{Core, Queued, TaskCell, next};
 use crate::counter::Counter;
 use crate::error::{Error, NotifyError};
@@ -160,34 +160,79 @@ impl<O> Ctx<O> {
     /// Calls `f` with `args` off the worker, as an asynchronous task of the runtime.
     ///
     /// The call is known by its place in the run, its name and its arguments; values that `f` captures are
-    /// not part of that. Its result, errors included, is what `f` gave.
-    pub fn durable<A, F, Fut, R>(&self, name: impl Into<Cow<'static, str>>, args: A, f: F) -> Call<R>
+    /// not part of that. Its result, errors included, is what `f` gave; where an action is tried again, a call that had
+    /// a result has it, and one that failed is made again.
+    pub fn durable<A, F, Fut, R>(&self, name: impl Into<Cow<'static, str>>, args: A, f: F) -> Durable<A, F, R>
     where
         A: Clone + Serialize + Send + 'static,
         F: FnOnce(A) -> Fut + Send + 'static,
         Fut: Future<Output = R> + Send + 'static,
         R: Serialize + DeserializeOwned,
     {
-        let digest = self.digest(&args);
-        let job = CallJob::future(async move { encode(&f(args).await) });
-        Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(decode)).of_arguments(digest)
+        let make = |f: F, args: A| CallJob::future(async move { encode(&f(args).await) });
+        self.durable_call(name.into(), args, f, Make::Plain(make))
     }
 
     /// The same for a function that blocks: it runs on the pool for blocking calls.
-    pub fn durable_blocking<A, F, R>(&self, name: impl Into<Cow<'static, str>>, args: A, f: F) -> Call<R>
+    pub fn durable_blocking<A, F, R>(&self, name: impl Into<Cow<'static, str>>, args: A, f: F) -> Durable<A, F, R>
     where
         A: Clone + Serialize + Send + 'static,
         F: FnOnce(A) -> R + Send + 'static,
         R: Serialize + DeserializeOwned,
     {
-        let digest = self.digest(&args);
-        let job = CallJob::Blocking(Box::new(move || encode(&f(args))));
-        Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(decode)).of_arguments(digest)
+        let make = |f: F, args: A| CallJob::Blocking(Box::new(move || encode(&f(args))));
+        self.durable_call(name.into(), args, f, Make::Plain(make))
     }
 
-    /// The digest of a call's arguments, where it goes to a journal.
-    fn digest<A: Serialize>(&self, args: &A) -> u64 {
-        if self.core.common.tells() { stable_hash(args).max(1) } else { 0 }
+    /// [`Ctx::durable`] for a function that is told about its call: its idempotency key, and which attempt it is.
+    ///
+    /// ```
+    /// use timely_agents::prelude::*;
+    ///
+    /// # async fn pay(_: u64, _: String) -> Result<(), String> { Ok(()) }
+    /// let mut agent = Agent::<u64, ()>::new("paying");
+    /// agent.on_input_async("pay", async |amount, ctx| {
+    ///     ctx.durable_with("pay", *amount, async |amount, call: CallInfo| pay(amount, call.idempotency_key()).await)
+    ///         .await?
+    ///         .map_err(timely_agents::Error::new)
+    /// });
+    /// # agent.build()?;
+    /// # Ok::<(), timely_agents::BuildErrors>(())
+    /// ```
+    pub fn durable_with<A, F, Fut, R>(&self, name: impl Into<Cow<'static, str>>, args: A, f: F) -> Durable<A, F, R>
+    where
+        A: Clone + Serialize + Send + 'static,
+        F: FnOnce(A, CallInfo) -> Fut + Send + 'static,
+        Fut: Future<Output = R> + Send + 'static,
+        R: Serialize + DeserializeOwned,
+    {
+        let make = |f: F, args: A, call: CallInfo| CallJob::future(async move { encode(&f(args, call).await) });
+        self.durable_call(name.into(), args, f, Make::Informed(make))
+    }
+
+    /// The same for a function that blocks.
+    pub fn durable_blocking_with<A, F, R>(&self, name: impl Into<Cow<'static, str>>, args: A, f: F) -> Durable<A, F, R>
+    where
+        A: Clone + Serialize + Send + 'static,
+        F: FnOnce(A, CallInfo) -> R + Send + 'static,
+        R: Serialize + DeserializeOwned,
+    {
+        let make = |f: F, args: A, call: CallInfo| CallJob::Blocking(Box::new(move || encode(&f(args, call))));
+        self.durable_call(name.into(), args, f, Make::Informed(make))
+    }
+
+    fn durable_call<A: Serialize, F, R: Serialize + DeserializeOwned>(
+        &self,
+        name: Cow<'static, str>,
+        args: A,
+        f: F,
+        make: Make<A, F>,
+    ) -> Durable<A, F, R> {
+        let core = &self.core;
+        // A reconciler may want it, and only notes say that there is something to reconcile.
+        let wanted = core.common.notes.get() || matches!(make, Make::Informed(_));
+        let key = |position, name: &str| if wanted { core.idempotency(&self.task, position, name) } else { 0 };
+        Durable::new(&core.common, &self.task, name, (f, args), make, key)
     }
 
     /// Calls `f` off the worker, as an asynchronous task of the runtime, without durability: the result is encoded only
@@ -337,7 +382,7 @@ impl<O> Debug for Ctx<O> {
     }
 }
 
-fn encode<R: Serialize>(result: &R) -> CallResult {
+pub(crate) fn encode<R: Serialize>(result: &R) -> CallResult {
     postcard::to_allocvec(result).map(CallValue::Bytes).map_err(|error| CallFailure::Encoding(error.to_string()))
 }
 

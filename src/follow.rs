@@ -11,19 +11,20 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use timely_agents_operators::behavior::{Behavior, PastRun, Progress, RunHead, Work};
+use timely_agents_operators::behavior::{Behavior, CallStart, PastRun, Progress, RunHead, TimerStart, Work};
 use timely_agents_operators::hash::mix;
 use timely_agents_operators::keys::Key;
 
 use crate::agent::Input;
 use crate::behavior::AgentBehavior;
 use crate::core::Core;
-use crate::journal::{self, End, Name};
+use crate::journal::{End, Name};
 use crate::notes::{Note, Noting};
-use crate::run::{Run, TaskStart};
+use crate::policy::Divergence;
+use crate::run::{Run, Task, TaskStart};
 
 /// By task: the places of its waits whose ends are known.
-type Known = BTreeMap<Name, Vec<u32>>;
+type Known = BTreeMap<Name, Vec<u64>>;
 
 impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     /// Starts a run that has notes.
@@ -60,21 +61,33 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     pub(crate) fn follow(&mut self, head: &RunHead, run: &mut Run<O>) -> Option<Progress<()>> {
         let now = run.noting.as_ref().and_then(|noting| noting.now()).unwrap_or(head.now);
         let known = run.noting.as_ref().map(|noting| noting.known()).unwrap_or_default();
-        let followed = self.follow_notes(head, run, &known);
         let core = Rc::clone(&self.opened().1.core);
+        *core.common.held.borrow_mut() = Some(Held::default());
+        let followed = self.follow_notes(head, run, &known);
         core.common.head.now.set(now);
-        for task in run.tasks.iter().flatten() {
-            task.cell.known.borrow_mut().clear();
-            task.cell.in_doubt.borrow_mut().clear();
-        }
         let followed = match followed {
             Ok(None) => run.give_noted(&core).map(|()| None),
             other => other,
         };
-        followed.unwrap_or_else(|message| {
-            let message = format!("the run does not go the way of its journal: {message}");
-            Some(Progress::Failed(Box::new(self.opened().1.core.failure("", message))))
-        })
+        run.forget_known();
+        let held = core.common.held.take().unwrap_or_default();
+        match followed {
+            Ok(progress) => progress,
+            Err(message) => {
+                let message = format!("run {} of the key does not go the way of its journal: {message}", head.sequence);
+                if core.program.divergence == Divergence::Strict {
+                    return Some(Progress::Failed(Box::new(core.failure("", message))));
+                }
+                let (key, agent) = (core.keys.text(core.key()), &core.program.name);
+                tracing::warn!(agent, key, sequence = head.sequence, message, "a run leaves its journal");
+                core.diverged.set(core.diverged.get() + 1);
+                if let Some(noting) = &mut run.noting {
+                    noting.drop_past();
+                }
+                run.begin_held(&core, held);
+                None
+            }
+        }
     }
 
     fn follow_notes(
@@ -108,12 +121,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             placed.retry = None;
             *placed.cell.known.borrow_mut() = known.get(&task).cloned().unwrap_or_default();
             *placed.cell.in_doubt.borrow_mut() = noting.in_doubt(task);
+            let core = Rc::clone(&self.opened().1.core);
             for (end, noted) in ends {
-                let core = Rc::clone(&self.opened().1.core);
-                run.give(&core, index, end, noted).map_err(|error| {
-                    let action = run.tasks[index as usize].as_ref().map_or(0, |task| task.cell.action.get());
-                    format!("action {:?}, {error}", self.plan.program.action(action).name)
-                })?;
+                run.give(&core, index, end, noted)?;
             }
             self.opened().1.core.common.head.now.set(now);
             if let Some(progress) = self.poll_task(&head, run, index) {
@@ -146,31 +156,25 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     }
 }
 
+/// What was asked for of waits whose ends are known: it is begun if they do not count after all.
+#[derive(Default)]
+pub(crate) struct Held {
+    pub(crate) calls: Vec<CallStart>,
+    pub(crate) timers: Vec<TimerStart>,
+}
+
 impl<O> Run<O> {
     /// A wait of a task is over, as it was then.
     fn give(&mut self, core: &Core<O>, index: u32, end: End, noted: bool) -> Result<(), String> {
         let task = self.tasks[index as usize].as_mut().ok_or("a task that is over hears of a call")?;
-        let waker = {
-            let mut calls = task.cell.calls.borrow_mut();
-            let wait = calls.iter_mut().find(|wait| wait.ordinal == end.ordinal);
-            let wait =
-                wait.ok_or_else(|| format!("wait {}: it was {}, and is not made now", end.ordinal, end.asked))?;
-            let now = wait.asked.as_deref().cloned().unwrap_or_default();
-            if now != end.asked {
-                return Err(format!("wait {}: it was {}, and is {now} now", end.ordinal, end.asked));
-            }
-            wait.noted = noted;
-            wait.result = Some(journal::result(end.given.clone()));
-            wait.waker.take()
-        };
-        // What stands between them, as a `select`, looks only at what has woken it.
-        if let Some(waker) = waker.filter(|waker| !waker.will_wake(&task.waker)) {
-            waker.wake();
-        }
+        let waker = task.cell.give(&end, noted).map_err(|message| {
+            let action = &core.program.action(task.cell.action.get()).name;
+            format!("action {action:?}, {message}")
+        })?;
+        task.wake_between(waker);
+        core.replayed.set(core.replayed.get() + u64::from(!end.asked.name.is_empty()));
         if let Some(recorded) = &mut *core.recorded.borrow_mut() {
-            let End { ordinal, asked, given } = &end;
-            let end = End { ordinal: *ordinal, asked: asked.clone(), given: given.clone() };
-            recorded.arrived.push((index, end));
+            recorded.arrived.push((index, end.clone()));
         }
         if let Some(noting) = &mut self.noting {
             noting.arrives(index, end.ordinal, (!noted).then_some(end));
@@ -182,11 +186,11 @@ impl<O> Run<O> {
     fn give_noted(&mut self, core: &Core<O>) -> Result<(), String> {
         let given = self.noting.as_mut().map(|noting| std::mem::take(&mut noting.past().given)).unwrap_or_default();
         for ((name, ordinal), end) in given {
-            let of_name = |task: &crate::run::Task<O>| Name::of(&task.cell) == name;
+            let of_name = |task: &Task<O>| Name::of(&task.cell) == name;
             let index = self.tasks.iter().position(|task| task.as_ref().is_some_and(of_name));
             // Whose task is over, or who no longer waits, has been given up since.
             let Some(index) = index else { continue };
-            let waits = |task: &crate::run::Task<O>| {
+            let waits = |task: &Task<O>| {
                 task.cell.calls.borrow().iter().any(|wait| wait.ordinal == ordinal && wait.result.is_none())
             };
             if self.tasks[index].as_ref().is_some_and(waits) {
@@ -195,5 +199,16 @@ impl<O> Run<O> {
             }
         }
         Ok(())
+    }
+
+    /// The ends that were known do not count: who still waits for one, waits for a new one.
+    fn begin_held(&self, core: &Core<O>, held: Held) {
+        let waits = |task: u32, call: u32| {
+            let task = self.tasks.get(task as usize).and_then(Option::as_ref);
+            task.is_some_and(|task| task.cell.calls.borrow().iter().any(|w| w.call == call && w.result.is_none()))
+        };
+        core.common.calls.borrow_mut().extend(held.calls.into_iter().filter(|start| waits(start.task, start.call)));
+        core.common.timers.borrow_mut().extend(held.timers.into_iter().filter(|start| waits(start.task, start.call)));
+        core.common.control.set(true);
     }
 }

@@ -11,10 +11,12 @@
 //! - Only runs that have waited have a journal, and only where unfinished runs outlive the process.
 
 use std::fmt::{self, Display, Formatter};
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
 
+use crate::call::{Digests, digest};
 use crate::core::{Core, Queued, TaskCell};
 use crate::event::{DynamicEvent, Payload};
 use crate::memory::Write;
@@ -38,11 +40,55 @@ impl Name {
 pub(crate) type Given = Result<Option<Vec<u8>>, CallFailure>;
 
 /// What a task waited for: a call, by its name and the digest of its arguments; a sleep, without either.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Asked {
     pub(crate) name: String,
     /// 0 where a call's arguments are not known.
     pub(crate) digest: u64,
+    /// The digests of single arguments, where there are several.
+    pub(crate) parts: Vec<u32>,
+    /// The arguments as JSON, where the call keeps them.
+    pub(crate) kept: Option<String>,
+    /// What single arguments are called.
+    #[serde(skip)]
+    pub(crate) fields: Vec<&'static str>,
+}
+
+impl Asked {
+    /// A call of whose arguments nothing is known.
+    pub(crate) fn of_call(name: &str) -> Self {
+        Asked { name: name.to_owned(), ..Asked::default() }
+    }
+
+    /// A durable call.
+    pub(crate) fn of_durable<A: Serialize>(name: &str, args: &A) -> Self {
+        let Digests { whole, parts, fields } = digest(args);
+        Asked { name: name.to_owned(), digest: whole, parts, kept: None, fields }
+    }
+
+    pub(crate) fn is_durable(&self) -> bool {
+        self.digest != 0
+    }
+
+    /// Whether the same was asked for.
+    pub(crate) fn is_same(&self, other: &Asked) -> bool {
+        self.digest == other.digest && self.name == other.name
+    }
+
+    /// Where what is asked `now` differs, of the arguments of one call.
+    pub(crate) fn difference(&self, now: &Asked) -> Option<String> {
+        if self.name != now.name || self.parts.is_empty() || now.parts.is_empty() {
+            return None;
+        }
+        if self.parts.len() != now.parts.len() {
+            return Some(format!("there were {} arguments, and are {}", self.parts.len(), now.parts.len()));
+        }
+        let first = self.parts.iter().zip(&now.parts).position(|(then, now)| then != now)?;
+        match now.fields.get(first) {
+            Some(field) => Some(format!("the first argument that differs is {field:?}")),
+            None => Some(format!("the first argument that differs is number {first}, counted from 0")),
+        }
+    }
 }
 
 impl Display for Asked {
@@ -50,7 +96,10 @@ impl Display for Asked {
         match (self.name.as_str(), self.digest) {
             ("", 0) => f.write_str("a sleep"),
             (name, 0) => write!(f, "call {name:?}"),
-            (name, digest) => write!(f, "call {name:?} with arguments of digest {digest:016x}"),
+            (name, digest) => {
+                write!(f, "call {name:?} with arguments of digest {digest:016x}")?;
+                self.kept.as_ref().map_or(Ok(()), |args| write!(f, ", {args}"))
+            }
         }
     }
 }
@@ -58,9 +107,9 @@ impl Display for Asked {
 /// A wait that is over.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct End {
-    /// Its place among the waits of its task.
-    pub(crate) ordinal: u32,
-    pub(crate) asked: Asked,
+    /// Its place among the waits of its task, and its number there.
+    pub(crate) ordinal: u64,
+    pub(crate) asked: Rc<Asked>,
     pub(crate) given: Given,
 }
 
@@ -97,7 +146,7 @@ pub(crate) struct Beginning {
 }
 
 /// One thing that happened.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Entry {
     /// A task started or went on.
     Turn {
@@ -135,6 +184,23 @@ pub(crate) enum Entry {
         /// The call and its end.
         end: End,
     },
+    /// The run has left its journal: of the entries that hold, those from here on do so no more.
+    Dropped {
+        /// How many go on to hold.
+        kept: u64,
+    },
+}
+
+/// The entries that hold.
+pub(crate) fn holding(entries: impl Iterator<Item = Entry>) -> Vec<Entry> {
+    let mut holding = Vec::new();
+    for entry in entries {
+        match entry {
+            Entry::Dropped { kept } => holding.truncate(kept as usize),
+            entry => holding.push(entry),
+        }
+    }
+    holding
 }
 
 /// The journal of a run, as far as it has not been handed over.

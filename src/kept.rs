@@ -190,12 +190,15 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
 
     /// Gives a task a place in the run.
     pub(crate) fn place_task(&mut self, run: &mut Run<O>, head: &RunHead, start: TaskStart) -> u32 {
-        let queue = self.opened().1.core.queue.clone();
-        let TaskStart { action, event, path, attempt, flushed } = start;
+        let core = &self.opened().1.core;
+        let queue = core.queue.clone();
+        let TaskStart { action, event, path, attempt, flushed, memo } = start;
+        let failed = run.noting.as_ref().is_some_and(|noting| noting.has_failed(Name { path, attempt }));
+        let again = matches!(core.program.action(action).options.policy, Policy::Retry(_)) || failed;
         run.place(|index| {
             let fired = TaskWaker::new(queue, head.token, index);
             Task {
-                cell: TaskCell::new(index, action, path, attempt, flushed),
+                cell: TaskCell::new(index, action, path, attempt, flushed, again.then_some(memo)),
                 event,
                 future: None,
                 waker: Waker::from(Arc::clone(&fired)),
@@ -228,6 +231,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let action = plan.program.action(task.cell.action.get());
         core.begin_step();
         core.restore_step(task.saved.take());
+        core.journal.set(run.noting.as_ref().map(|noting| noting.journal()));
+        if let Some(memo) = &mut *task.cell.memo.borrow_mut() {
+            memo.mark();
+        }
         task.fired.rearm();
         if core.records
             && !core.replaying.get()
@@ -282,6 +289,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                     path: cell.path.get(),
                     attempt: cell.attempt.get(),
                     flushed: cell.flushes.get().max(cell.flushed_before.get()),
+                    memo: cell.memo.take().unwrap_or_default(),
                 };
                 self.fail_task(run, head, failed, message)
             }
@@ -299,6 +307,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let (index, attempt) = (failed.action, failed.attempt);
         let name = Name { path: failed.path, attempt };
         let open = self.opened().1;
+        if open.core.replaying.get() {
+            // It did not then.
+            let name = &open.core.program.action(index).name;
+            return Some(Progress::Failed(Box::new(open.core.failure(name, message))));
+        }
         match judge(&open.core, &mut open.stats[index as usize], index, attempt, true, &message) {
             Verdict::GoOn => {
                 if let Some(recorded) = &mut *open.core.recorded.borrow_mut() {
@@ -309,6 +322,8 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             }
             // The job was stopped by this before: it is tried again.
             Verdict::Stop(_) if run.noting.as_ref().is_some_and(|noting| noting.has_failed(name)) => {
+                let mut failed = failed;
+                failed.memo.forget_last_turn();
                 self.retry_later(run, head, failed, Duration::ZERO);
                 None
             }
@@ -369,15 +384,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     /// Drops the active run's tasks, events and writes.
     pub(crate) fn end_early(&mut self, tasks: &mut Tasks<O>) {
         let core = Rc::clone(&self.opened().1.core);
-        for mut task in tasks.drain(..).flatten() {
-            // What a future does when it is dropped belongs to its own step, which is undone.
-            core.begin_step();
-            core.restore_step(task.saved.take());
-            let _: Result<(), Panic> = quiet::catch(|| drop(task));
-            core.take_fault();
-            core.undo_step();
-        }
-        core.staged.borrow_mut().queue.clear();
+        core.drop_tasks(tasks);
         let mut memory = core.memory.borrow_mut();
         memory.undo_to(0, core.key());
         memory.end_run_with(&mut core.undo.borrow_mut(), true, core.key());
@@ -485,6 +492,19 @@ impl<O> Core<O> {
                 staged.queue.pop_front();
             }
         }
+    }
+
+    /// Drops the active run's tasks and events.
+    pub(crate) fn drop_tasks(&self, tasks: &mut Tasks<O>) {
+        for mut task in tasks.drain(..).flatten() {
+            // What a future does when it is dropped belongs to its own step, which is undone.
+            self.begin_step();
+            self.restore_step(task.saved.take());
+            let _: Result<(), Panic> = quiet::catch(|| drop(task));
+            self.take_fault();
+            self.undo_step();
+        }
+        self.staged.borrow_mut().queue.clear();
     }
 
     /// Takes all of the active step out of sight.

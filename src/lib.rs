@@ -35,7 +35,7 @@ pub mod testing;
 
 pub use crate::action::ActionOptions;
 pub use crate::agent::{Agent, Input, Place};
-pub use crate::call::{Call, Durability, Sleep};
+pub use crate::call::{Call, CallInfo, Durability, Durable, Outcome, Reconciled, Sleep};
 pub use crate::collection::Checkpointed;
 pub use crate::counter::Counter;
 pub use crate::ctx::{Ctx, Paths};
@@ -51,7 +51,7 @@ pub use crate::job::{SqliteDatabase, SqliteSink};
 pub use crate::memory::{PathError, Remembered, Slot};
 pub use crate::operator::{AgentMemory, AgentStream, AgentStreams, KeyedStream, agent_with_facts};
 pub use crate::plan::{BuildError, BuildErrors, Plan};
-pub use crate::policy::{Exhausted, Policy, Retry};
+pub use crate::policy::{Divergence, Exhausted, Policy, Retry};
 pub use crate::side::Tag;
 pub use crate::stats::{ActionStats, AgentStats};
 pub use crate::tagged::{DeadLetter, EventRecord, SentEvent};
@@ -62,8 +62,8 @@ pub use timely_agents_operators::{checkpoint, clock, cluster, durable_input, flo
 /// What programs with agents use.
 pub mod prelude {
     pub use crate::{
-        Agent, AgentStream, Checkpointed, Csv, Ctx, DynamicEvent, Event, Exhausted, Job, JsonLines, Notification,
-        Policy, Records, Retry, SinkStream, Slot,
+        Agent, AgentStream, CallInfo, Checkpointed, Csv, Ctx, DynamicEvent, Event, Exhausted, Job, JsonLines,
+        Notification, Outcome, Policy, Records, Retry, SinkStream, Slot,
     };
 }
 /// An opt-in exchange container for clusters of one trusted binary; read its header before use.

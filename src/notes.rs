@@ -36,7 +36,7 @@ pub(crate) enum Note {
         /// The task that makes it.
         task: Name,
         /// Its place among the waits of its task.
-        ordinal: u32,
+        ordinal: u64,
     },
     /// A task started or went on.
     Turn {
@@ -45,7 +45,7 @@ pub(crate) enum Note {
         /// The clock.
         now: u64,
         /// Ends that it was given, which are noted by themselves.
-        noted: Vec<u32>,
+        noted: Vec<u64>,
         /// Other waits that were over by then.
         given: Vec<End>,
     },
@@ -83,7 +83,7 @@ pub(crate) struct Noting {
     /// Since the last note.
     notes: Vec<Note>,
     /// Waits that are over since their task, named by its index, last took a turn; without their end where it is noted.
-    arrived: Vec<(u32, u32, Option<End>)>,
+    arrived: Vec<(u32, u64, Option<End>)>,
     /// Noted ends that were not given yet, and whether they are in the run's facts.
     pending: Vec<(Name, End, bool)>,
     /// What the task is called that has failed for good.
@@ -100,9 +100,9 @@ pub(crate) struct Past {
     pub(crate) script: VecDeque<Note>,
     from: u64,
     /// Noted ends.
-    pub(crate) given: BTreeMap<(Name, u32), End>,
+    pub(crate) given: BTreeMap<(Name, u64), End>,
     /// Calls that had left.
-    left: BTreeSet<(Name, u32)>,
+    left: BTreeSet<(Name, u64)>,
     /// Tasks that failed, and the job with them.
     failed: BTreeSet<Name>,
 }
@@ -150,6 +150,11 @@ impl Noting {
         &mut self.past
     }
 
+    /// What it went through before a crash does not count.
+    pub(crate) fn drop_past(&mut self) {
+        self.past = Past::default();
+    }
+
     /// When the run goes on, after what it goes through first.
     pub(crate) fn goes_on_at(&mut self, now: u64) {
         self.now = Some(now);
@@ -164,9 +169,14 @@ impl Noting {
         !self.past.script.is_empty() || !self.past.given.is_empty()
     }
 
-    /// The checkpoint has the run's first `turns` turns.
-    pub(crate) fn follow_checkpoint(&mut self, turns: u64) -> Result<(), String> {
-        let Past { script, from, .. } = &mut self.past;
+    /// The checkpoint has the run's first `turns` turns, and `noted` ends that none of them was given.
+    pub(crate) fn follow_checkpoint(
+        &mut self,
+        turns: u64,
+        mut noted: BTreeMap<(Name, u64), End>,
+    ) -> Result<(), String> {
+        let Past { script, from, given, .. } = &mut self.past;
+        given.append(&mut noted);
         if *from > turns && !script.is_empty() {
             return Err(format!("its notes begin at turn {from}, and the checkpoint ends at turn {turns}"));
         }
@@ -186,8 +196,8 @@ impl Noting {
     }
 
     /// The waits of a task that are not begun again: their ends are known.
-    pub(crate) fn known(&self) -> BTreeMap<Name, Vec<u32>> {
-        let mut known: BTreeMap<Name, Vec<u32>> = BTreeMap::new();
+    pub(crate) fn known(&self) -> BTreeMap<Name, Vec<u64>> {
+        let mut known: BTreeMap<Name, Vec<u64>> = BTreeMap::new();
         for (task, ordinal) in self.past.given.keys() {
             known.entry(*task).or_default().push(*ordinal);
         }
@@ -200,8 +210,8 @@ impl Noting {
     }
 
     /// The calls of a task that had left, and whose end nobody knows.
-    pub(crate) fn in_doubt(&self, task: Name) -> Vec<u32> {
-        let of_it = self.past.left.range((task, 0)..=(task, u32::MAX));
+    pub(crate) fn in_doubt(&self, task: Name) -> Vec<u64> {
+        let of_it = self.past.left.range((task, 0)..=(task, u64::MAX));
         of_it.filter(|call| !self.past.given.contains_key(call)).map(|(_, ordinal)| *ordinal).collect()
     }
 
@@ -216,7 +226,7 @@ impl Noting {
     }
 
     /// A wait is over; with its end unless that is noted.
-    pub(crate) fn arrives(&mut self, task: u32, ordinal: u32, end: Option<End>) {
+    pub(crate) fn arrives(&mut self, task: u32, ordinal: u64, end: Option<End>) {
         self.arrived.push((task, ordinal, end));
     }
 
@@ -270,8 +280,8 @@ impl<O> Run<O> {
         let mut calls = task.cell.calls.borrow_mut();
         let wait = calls.iter_mut().find(|wait| wait.call == call.call && wait.eager)?;
         wait.noted = true;
-        let asked = wait.asked.as_deref().cloned().unwrap_or_default();
-        let end = End { ordinal: wait.ordinal, asked, given: journal::copy(result) };
+        let end =
+            End { ordinal: wait.ordinal, asked: wait.asked.clone().unwrap_or_default(), given: journal::copy(result) };
         let task = Name::of(&task.cell);
         noting.pending.push((task, end.clone(), false));
         noting.notes.push(Note::Given { task, end });

@@ -18,7 +18,7 @@ use crate::ctx::Ctx;
 use crate::error::Error;
 use crate::event::{Codec, names};
 use crate::memory::SlotPlan;
-use crate::policy::{Exhausted, Policy};
+use crate::policy::{Divergence, Exhausted, Policy};
 use crate::resource::Factory;
 use crate::side::SidePlan;
 use crate::stats::AgentStats;
@@ -183,6 +183,7 @@ pub(crate) struct Program<O: 'static> {
     pub(crate) run_timeout: Option<(Duration, Exhausted)>,
     /// Whether epochs close without waiting for unfinished runs.
     pub(crate) carry: bool,
+    pub(crate) divergence: Divergence,
     pub(crate) stats: Arc<Mutex<AgentStats>>,
 }
 

@@ -44,6 +44,19 @@ pub enum Exhausted {
     Ignore,
 }
 
+/// What follows when a run does not go the way of its journal after a restart: the program is another one, or does not
+/// depend on `ctx` alone (rule S10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Divergence {
+    /// The job stops and shows both sides. The default.
+    #[default]
+    Strict,
+    /// The rest of the journal is dropped and the run goes on from there, counted in
+    /// [`AgentStats::diverged`](crate::AgentStats::diverged). Calls that were in the rest are made again, and what its steps
+    /// had put out comes again.
+    Lenient,
+}
+
 impl Retry {
     /// `attempts` attempts, the first pause 100 ms, the longest 30 s; then the job stops.
     pub fn new(attempts: u32) -> Self {

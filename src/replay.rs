@@ -12,6 +12,7 @@ use std::any::Any;
 use std::collections::btree_map::Entry::Vacant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::task::Waker;
 
 use timely_agents_operators::behavior::{Progress, RunHead, TimerStart};
 use timely_agents_operators::hash::mix;
@@ -19,11 +20,29 @@ use timely_agents_operators::keys::Key;
 
 use crate::agent::Input;
 use crate::behavior::AgentBehavior;
-use crate::core::next;
+use crate::call::{Memo, place_of};
+use crate::core::{Core, Marks, TaskCell, next};
 use crate::event::Payload;
 use crate::journal::{self, Beginning, End, Entry, Name, Recorded};
 use crate::notes::Noting;
-use crate::run::{Run, TaskStart};
+use crate::policy::Divergence;
+use crate::run::{Run, Task, TaskStart};
+
+/// Where a run has left its journal: at which entry, if not before the first.
+struct Left {
+    at: Option<usize>,
+    message: String,
+}
+
+/// What is known of a journal, and of the run on its way through it.
+struct Way {
+    over: BTreeSet<Name>,
+    /// The waits whose ends are in the journal.
+    ends: BTreeMap<Name, Vec<u64>>,
+    tasks: BTreeMap<u64, Known>,
+    /// What calls gave in attempts that are over.
+    memos: BTreeMap<u64, Memo>,
+}
 
 /// A task of the journal: its action and its event, in the form that the action takes.
 struct Known {
@@ -42,8 +61,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let input = input.map_err(|error| format!("the input of a run: {error}"))?;
         let input = input.map(|input| Rc::new(input) as Rc<dyn Any>);
         let mut run = Run::new(input, begun.identity, begun.notifying);
-        let replay =
+        let entries: Vec<Entry> =
             entries.iter().map(|entry| postcard::from_bytes(entry)).collect::<Result<_, _>>().map_err(wrong)?;
+        let replay = journal::holding(entries.into_iter());
         let beginning = beginning.to_vec();
         run.noting = begun.journal.map(|journal| Box::new(Noting::new(journal, 0)));
         run.recorded = Some(Box::new(Recorded { beginning, replay, ..Recorded::default() }));
@@ -58,119 +78,157 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let entries = core.recorded.borrow_mut().as_mut().map(|recorded| std::mem::take(&mut recorded.replay));
         core.replaying.set(true);
         let now = core.common.head.now.get();
-        let replayed = self.replay_entries(head, run, entries.unwrap_or_default());
+        let replayed = self.replay_or_leave(head, run, entries.unwrap_or_default());
         core.common.head.now.set(now);
         core.replaying.set(false);
         if run.noting.as_ref().is_none_or(|noting| !noting.has_past()) {
-            for task in run.tasks.iter().flatten() {
-                task.cell.known.borrow_mut().clear();
-            }
+            run.forget_known();
         }
         match replayed {
-            Ok(progress) => progress,
+            Ok(None) => None,
+            Ok(Some(kept)) => {
+                if let Some(recorded) = &mut *core.recorded.borrow_mut() {
+                    recorded.push(&Entry::Dropped { kept: kept as u64 });
+                }
+                core.diverged.set(core.diverged.get() + 1);
+                None
+            }
             Err(message) => {
-                let message = format!("the run does not go the way of its journal: {message}");
+                let message = format!("run {} of the key does not go the way of its journal: {message}", head.sequence);
                 Some(Progress::Failed(Box::new(core.failure("", message))))
             }
         }
     }
 
-    fn replay_entries(
+    /// Goes through `entries`; where that is allowed, only as far as the run goes that way. How many that are, if not all.
+    fn replay_or_leave(
         &mut self,
         head: &RunHead,
         run: &mut Run<O>,
-        entries: Vec<Entry>,
-    ) -> Result<Option<Progress<()>>, String> {
-        self.replay_beginning(run)?;
+        mut entries: Vec<Entry>,
+    ) -> Result<Option<usize>, String> {
+        let core = Rc::clone(&self.opened().1.core);
+        let lenient = core.program.divergence == Divergence::Lenient;
+        core.begin_step();
+        let begun = core.marks.get();
+        let mut left = None;
+        loop {
+            let copy = if lenient { entries.clone() } else { Vec::new() };
+            let Err(Left { at, message }) = self.replay_entries(head, run, entries) else { return Ok(left) };
+            let Some(at) = at.filter(|_| lenient) else { return Err(message) };
+            let (key, sequence) = (core.keys.text(core.key()), head.sequence);
+            tracing::warn!(agent = core.program.name, key, sequence, message, "a run leaves its journal");
+            // What is over by the entries that are dropped has to be run: from the beginning again.
+            core.rewind(run, begun);
+            if let Some(noting) = &mut run.noting {
+                noting.drop_past();
+            }
+            entries = copy;
+            entries.truncate(at);
+            left = Some(at);
+        }
+    }
+
+    fn replay_entries(&mut self, head: &RunHead, run: &mut Run<O>, entries: Vec<Entry>) -> Result<(), Left> {
+        self.replay_beginning(run).map_err(|message| Left { at: None, message })?;
         let over: BTreeSet<Name> = entries.iter().filter_map(Entry::ended).collect();
         let mut turns = 0;
-        let mut ends: BTreeMap<Name, Vec<u32>> = run.noting.as_ref().map(|noting| noting.known()).unwrap_or_default();
-        let mut given_since: BTreeMap<(Name, u32), End> = BTreeMap::new();
+        let mut ends: BTreeMap<Name, Vec<u64>> = run.noting.as_ref().map(|noting| noting.known()).unwrap_or_default();
+        // What is noted and was not given by the end of the journal.
+        let mut noted: BTreeMap<(Name, u64), End> = BTreeMap::new();
         for entry in &entries {
             match entry {
                 Entry::Turn { task, given, .. } => {
                     turns += 1;
                     ends.entry(*task).or_default().extend(given.iter().map(|end| end.ordinal));
                     for end in given {
-                        given_since.remove(&(*task, end.ordinal));
+                        noted.remove(&(*task, end.ordinal));
                     }
                 }
                 Entry::Given { task, end } => {
                     ends.entry(*task).or_default().push(end.ordinal);
-                    given_since.insert((*task, end.ordinal), end.clone());
+                    noted.insert((*task, end.ordinal), end.clone());
                 }
-                Entry::Step { .. } | Entry::Again { .. } => {}
+                Entry::Step { .. } | Entry::Again { .. } | Entry::Dropped { .. } => {}
             }
+        }
+        let mut way = Way { over, ends, tasks: BTreeMap::new(), memos: BTreeMap::new() };
+        for (at, entry) in entries.into_iter().enumerate() {
+            self.replay_entry(head, run, &mut way, entry).map_err(|message| Left { at: Some(at), message })?;
         }
         if let Some(noting) = &mut run.noting {
-            noting.follow_checkpoint(turns)?;
-            noting.past().given.append(&mut given_since);
+            noting.follow_checkpoint(turns, noted).map_err(|message| Left { at: None, message })?;
         }
-        let mut tasks: BTreeMap<u64, Known> = BTreeMap::new();
-        for entry in entries {
-            match entry {
-                Entry::Turn { task, now, given } => {
-                    if let Vacant(place) = tasks.entry(task.path) {
-                        let (action, event) = self.replay_start(task.path)?;
-                        place.insert(Known { action, event, index: None });
-                    }
-                    if over.contains(&task) {
-                        continue;
-                    }
-                    let known = tasks.get_mut(&task.path).ok_or("a task without a start")?;
-                    let index = match known.index {
-                        Some(index) => index,
-                        None => {
-                            let event = Rc::clone(&known.event);
-                            let start =
-                                TaskStart { attempt: task.attempt, ..TaskStart::first(known.action, event, task.path) };
-                            *known.index.insert(self.place_task(run, head, start))
-                        }
-                    };
-                    let placed = run.tasks[index as usize].as_mut().ok_or("a task that is over takes a turn")?;
-                    placed.retry = None;
-                    *placed.cell.known.borrow_mut() = ends.get(&task).cloned().unwrap_or_default();
-                    for End { ordinal, asked, given } in given {
-                        let mut calls = placed.cell.calls.borrow_mut();
-                        let wait = calls.iter_mut().find(|call| call.ordinal == ordinal);
-                        let place =
-                            || format!("action {:?}, wait {ordinal}", self.plan.program.action(known.action).name);
-                        let wait = wait.ok_or_else(|| format!("{}: it was {asked}, and is not made now", place()))?;
-                        let now = wait.asked.as_deref().cloned().unwrap_or_default();
-                        if now != asked {
-                            return Err(format!("{}: it was {asked}, and is {now} now", place()));
-                        }
-                        wait.result = Some(journal::result(given));
-                    }
-                    self.opened().1.core.common.head.now.set(now);
-                    if let Some(progress) = self.poll_task(head, run, index) {
-                        return Ok(Some(progress));
-                    }
-                    if run.tasks.get(index as usize).is_none_or(Option::is_none) {
-                        return Err("an action ends that did not".into());
-                    }
+        Ok(())
+    }
+
+    fn replay_entry(&mut self, head: &RunHead, run: &mut Run<O>, way: &mut Way, entry: Entry) -> Result<(), String> {
+        match entry {
+            Entry::Turn { task, now, given } => {
+                if let Vacant(place) = way.tasks.entry(task.path) {
+                    let (action, event) = self.replay_start(task.path)?;
+                    place.insert(Known { action, event, index: None });
                 }
-                Entry::Step { task, writes, sent, over: ended } => {
-                    // What a task that goes on has flushed, it flushes again.
-                    if ended || over.contains(&task) {
-                        self.replay_step(run, writes, sent)?;
-                    }
+                if way.over.contains(&task) {
+                    way.memos.entry(task.path).or_default().take(given);
+                    return Ok(());
                 }
-                Entry::Given { .. } => {}
-                // The next attempt is over as well: its steps stand in the journal.
-                Entry::Again { task, .. } if over.contains(&Name { attempt: task.attempt + 1, ..task }) => {}
-                Entry::Again { task, flushed, deadline } => {
-                    let known = tasks.get_mut(&task.path).ok_or("a task starts again that did not start")?;
-                    let event = Rc::clone(&known.event);
-                    let start =
-                        TaskStart { action: known.action, event, path: task.path, attempt: task.attempt, flushed };
-                    let index = self.place_task(run, head, start.again());
-                    known.index = Some(index);
-                    self.pause_until(run, index, deadline);
+                let known = way.tasks.get_mut(&task.path).ok_or("a task without a start")?;
+                let index = match known.index {
+                    Some(index) => index,
+                    None => {
+                        let event = Rc::clone(&known.event);
+                        let start =
+                            TaskStart { attempt: task.attempt, ..TaskStart::first(known.action, event, task.path) };
+                        *known.index.insert(self.place_task(run, head, start))
+                    }
+                };
+                let placed = run.tasks[index as usize].as_mut().ok_or("a task that is over takes a turn")?;
+                placed.retry = None;
+                *placed.cell.known.borrow_mut() = way.ends.get(&task).cloned().unwrap_or_default();
+                let action = &self.plan.program.action(known.action).name;
+                for end in given {
+                    let waker =
+                        placed.cell.give(&end, false).map_err(|message| format!("action {action:?}, {message}"))?;
+                    placed.wake_between(waker);
+                }
+                self.opened().1.core.common.head.now.set(now);
+                match self.poll_task(head, run, index) {
+                    None => {}
+                    Some(Progress::Failed(failure)) => {
+                        return Err(format!(
+                            "action {:?} fails, and did not then: {}",
+                            failure.action, failure.message
+                        ));
+                    }
+                    Some(_) => return Err("the run ends, and did not then".into()),
+                }
+                if run.tasks.get(index as usize).is_none_or(Option::is_none) {
+                    return Err("an action ends that did not".into());
                 }
             }
+            Entry::Step { task, writes, sent, over: ended } => {
+                // What a task that goes on has flushed, it flushes again.
+                if ended || way.over.contains(&task) {
+                    self.replay_step(run, writes, sent)?;
+                }
+            }
+            // The next attempt is over as well: its steps stand in the journal.
+            Entry::Again { task, .. } if way.over.contains(&Name { attempt: task.attempt + 1, ..task }) => {}
+            Entry::Again { task, flushed, deadline } => {
+                let known = way.tasks.get_mut(&task.path).ok_or("a task starts again that did not start")?;
+                let event = Rc::clone(&known.event);
+                let memo = way.memos.remove(&task.path).unwrap_or_default();
+                let start =
+                    TaskStart { action: known.action, event, path: task.path, attempt: task.attempt, flushed, memo };
+                let index = self.place_task(run, head, start.again());
+                known.index = Some(index);
+                self.pause_until(run, index, deadline);
+            }
+            // What was dropped is not among the entries that hold; what is noted comes behind them.
+            Entry::Dropped { .. } | Entry::Given { .. } => {}
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Puts the run's first events and writes in their places.
@@ -238,6 +296,74 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         common.timers.borrow_mut().push(TimerStart { task: index, call, deadline });
         common.control.set(true);
         run.tasks[index as usize].as_mut().expect("just placed").retry = Some(call);
+    }
+}
+
+impl TaskCell {
+    /// Gives the task the end of a wait, which it has to be asking for; who is to be woken.
+    pub(crate) fn give(&self, end: &End, noted: bool) -> Result<Option<Waker>, String> {
+        let End { ordinal, asked, given } = end;
+        let mut calls = self.calls.borrow_mut();
+        let place = || match place_of(*ordinal) {
+            (place, 0) => format!("wait {place}"),
+            (place, number) if number % 2 == 0 => format!("wait {place}, attempt {}", number / 2 + 1),
+            (place, number) => format!("wait {place}, the pause after attempt {}", number / 2 + 1),
+        };
+        let Some(wait) = calls.iter_mut().find(|call| call.ordinal == *ordinal) else {
+            return Err(format!("{}: it was {asked}, and is not made now", place()));
+        };
+        let now = wait.asked.clone().unwrap_or_default();
+        if !now.is_same(asked) {
+            let difference = asked.difference(&now).map(|difference| format!("; {difference}")).unwrap_or_default();
+            return Err(format!("{}: it was {asked}, and is {now} now{difference}", place()));
+        }
+        wait.noted = noted;
+        wait.result = Some(journal::result(given.clone()));
+        Ok(wait.waker.take())
+    }
+}
+
+impl<O> Run<O> {
+    /// Of no wait the end is known any more.
+    pub(crate) fn forget_known(&self) {
+        for task in self.tasks.iter().flatten() {
+            task.cell.known.borrow_mut().clear();
+            task.cell.in_doubt.borrow_mut().clear();
+        }
+    }
+}
+
+impl<O> Task<O> {
+    /// What stands between a wait and its task, as a `select`, looks only at what has woken it.
+    pub(crate) fn wake_between(&self, waker: Option<Waker>) {
+        if let Some(waker) = waker.filter(|waker| !waker.will_wake(&self.waker)) {
+            waker.wake();
+        }
+    }
+}
+
+impl<O> Core<O> {
+    /// Takes back all that the active run has done in a replay.
+    fn rewind(&self, run: &mut Run<O>, begun: Marks) {
+        self.drop_tasks(&mut run.tasks);
+        run.free.clear();
+        run.next_ready = None;
+        run.ready.clear();
+        let mut staged = self.staged.borrow_mut();
+        staged.effects.outputs.truncate(begun.outputs);
+        staged.effects.tagged.truncate(begun.tagged);
+        staged.effects.notifications.truncate(begun.notifications);
+        let mut memory = self.memory.borrow_mut();
+        memory.undo_to(0, self.key());
+        memory.rewind(&mut self.undo.borrow_mut(), self.key());
+        self.history.borrow_mut().clear();
+        self.common.calls.borrow_mut().clear();
+        self.common.timers.borrow_mut().clear();
+        self.common.cancelled.borrow_mut().clear();
+        if let Some(recorded) = &mut *self.recorded.borrow_mut() {
+            recorded.entries.clear();
+            recorded.arrived.clear();
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use timely_agents_operators::completion::{CallRef, CallResult, Completion, Compl
 use timely_agents_operators::slab::RunToken;
 
 use crate::action::ActionFuture;
+use crate::call::Memo;
 use crate::core::{Queued, TaskCell};
 use crate::event::Payload;
 use crate::journal::{self, End, Recorded};
@@ -138,13 +139,13 @@ impl<O> Run<O> {
                 return false;
             };
             if let Some(recorded) = &mut self.recorded {
-                let (ordinal, asked) = (waited_for.ordinal, waited_for.asked.as_deref().cloned().unwrap_or_default());
+                let (ordinal, asked) = (waited_for.ordinal, waited_for.asked.clone().unwrap_or_default());
                 recorded.arrived.push((call.task, End { ordinal, asked, given: journal::copy(&result) }));
             }
             if let Some(noting) = &mut self.noting {
                 let end = (!waited_for.noted).then(|| End {
                     ordinal: waited_for.ordinal,
-                    asked: waited_for.asked.as_deref().cloned().unwrap_or_default(),
+                    asked: waited_for.asked.clone().unwrap_or_default(),
                     given: journal::copy(&result),
                 });
                 noting.arrives(call.task, waited_for.ordinal, end);
@@ -175,12 +176,14 @@ pub(crate) struct TaskStart {
     pub(crate) attempt: u32,
     /// How many of its steps an earlier attempt has finished.
     pub(crate) flushed: u32,
+    /// What its calls gave in earlier attempts.
+    pub(crate) memo: Memo,
 }
 
 impl TaskStart {
     /// The first attempt of a task.
     pub(crate) fn first(action: u32, event: Rc<dyn Any>, path: u64) -> Self {
-        TaskStart { action, event, path, attempt: 1, flushed: 0 }
+        TaskStart { action, event, path, attempt: 1, flushed: 0, memo: Memo::default() }
     }
 
     /// The next attempt.

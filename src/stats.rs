@@ -38,4 +38,6 @@ pub struct AgentStats {
     pub actions: BTreeMap<String, ActionStats>,
     /// The user's counters.
     pub counters: BTreeMap<String, u64>,
+    /// Times that a run left its journal and went on ([`Divergence::Lenient`](crate::Divergence::Lenient)).
+    pub diverged: u64,
 }

@@ -19,13 +19,14 @@
 //! 7. `open` comes first, then runs, then `drained`, then `close`; `close` comes once, also after a failure
 //!    and when construction fails half-way *(kept by the driver)*.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use crate::completion::{CallRef, CallResult, CompletionQueue};
+use crate::completion::{CallFailure, CallRef, CallResult, CompletionQueue};
 use crate::fact::{KeyWriter, What};
 use crate::hash::mix;
 use crate::keys::{Key, KeyId, SharedKeys};
@@ -92,12 +93,20 @@ pub struct Failure {
 /// A call's future, of a type that only its maker knows.
 pub type CallFuture = Pin<Box<dyn Future<Output = CallResult> + Send>>;
 
+/// What a call holds until it is over.
+pub type Pass = Box<dyn Any + Send>;
+
+/// Waits until a call may begin, or fails it.
+pub type Gate = Pin<Box<dyn Future<Output = Result<Pass, CallFailure>> + Send>>;
+
 /// Work for the runtime: it may wait or block, on threads that are not workers.
 pub enum CallJob {
     /// Polled on the asynchronous runtime.
     Async(CallFuture),
     /// Run on the pool for blocking calls.
     Blocking(Box<dyn FnOnce() -> CallResult + Send>),
+    /// Begins when its turn has come; only then its time is counted.
+    Gated(Gate, Box<CallJob>),
 }
 
 impl CallJob {

@@ -58,6 +58,17 @@ pub enum CallFailure {
     /// The runtime that should run it is shutting down.
     #[error("aborted: the runtime is shutting down")]
     Aborted,
+    /// None of its attempts has succeeded.
+    #[error("all attempts have failed ({attempts}), the last: {last}")]
+    Exhausted {
+        /// How many there were.
+        attempts: u32,
+        /// What the last one came to.
+        last: String,
+    },
+    /// It was not begun.
+    #[error("not begun: {0}")]
+    Refused(String),
 }
 
 /// The end of a call.
@@ -102,6 +113,11 @@ pub enum Completion {
     },
     /// The start of a call is durable: it may leave.
     Leave {
+        /// The call.
+        call: CallRef,
+    },
+    /// The turn of a call has come that waited for it.
+    Begins {
         /// The call.
         call: CallRef,
     },

@@ -15,7 +15,7 @@ use crossbeam::queue::SegQueue;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
 
-use crate::behavior::{CallFuture, CallJob};
+use crate::behavior::{CallFuture, CallJob, Gate};
 use crate::completion::{CallFailure, CallRef, CallResult, Completion, CompletionQueue, Spent};
 use crate::quiet::{self, Panic};
 
@@ -129,6 +129,10 @@ impl Caller {
                 };
                 Some(self.shared.handle.spawn_blocking(run).abort_handle())
             }
+            CallJob::Gated(gate, job) => {
+                let shared = Arc::clone(&self.shared);
+                Some(self.shared.handle.spawn(shared.wait_and_call(call, gate, *job)).abort_handle())
+            }
         }
     }
 
@@ -170,6 +174,46 @@ impl Shared {
             if self.calls.is_empty() || !self.enlist() {
                 return;
             }
+        }
+    }
+
+    /// Makes a call when its turn has come.
+    async fn wait_and_call(self: Arc<Self>, call: CallRef, gate: Gate, mut job: CallJob) {
+        let mut passes = Vec::new();
+        let mut gate = Some(gate);
+        while let Some(waiting) = gate.take() {
+            match waiting.await {
+                Ok(pass) => passes.push(pass),
+                Err(failure) => {
+                    self.queue.push(Completion::Call { call, result: Err(failure), spent: Spent::default() });
+                    return;
+                }
+            }
+            if let CallJob::Gated(next, inner) = job {
+                (gate, job) = (Some(next), *inner);
+            }
+        }
+        if self.queue.is_closed() {
+            let _: Result<(), Panic> = quiet::catch(|| drop(job));
+            return;
+        }
+        self.queue.push(Completion::Begins { call });
+        match job {
+            CallJob::Async(future) => {
+                Waits { call, future: Some(future), queue: self.queue.clone() }.await;
+                drop(passes);
+            }
+            CallJob::Blocking(body) => {
+                let queue = self.queue.clone();
+                let run = move || {
+                    let result = quiet::catch(body).unwrap_or_else(|panic| panicked(&panic));
+                    drop(passes);
+                    queue.push(Completion::Call { call, result, spent: Spent::default() });
+                };
+                let abort = self.handle.spawn_blocking(run).abort_handle();
+                self.queue.push(Completion::Waits { call, abort });
+            }
+            CallJob::Gated(..) => unreachable!("all its gates are passed"),
         }
     }
 

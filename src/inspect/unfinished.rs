@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::cbor;
 use super::formats::Formats;
+use crate::call::place_of;
 use crate::format::hex;
 use crate::journal::{Beginning, End, Entry, Name, Packed, Sent};
 use crate::memory::{Place, Write};
@@ -44,6 +45,7 @@ fn entry(formats: &Formats, bytes: &[u8]) -> Value {
             json!({"again": {"task": name(task), "flushed": flushed, "deadline": deadline}})
         }
         Ok(Entry::Given { task, end }) => json!({"given": {"task": name(task), "result": result(end)}}),
+        Ok(Entry::Dropped { kept }) => json!({"dropped": {"kept": kept}}),
         Err(_) => json!({"bytes": hex(bytes)}),
     }
 }
@@ -54,11 +56,17 @@ fn name(task: Name) -> Value {
 }
 
 fn result(End { ordinal, asked, given }: End) -> Value {
-    let call = if asked.name.is_empty() { Value::Null } else { Value::String(asked.name) };
-    match given {
-        Ok(bytes) => json!({"wait": ordinal, "call": call, "value": bytes.map(|bytes| hex(&bytes))}),
-        Err(failure) => json!({"wait": ordinal, "call": call, "error": failure.to_string()}),
+    let call = if asked.name.is_empty() { Value::Null } else { Value::String(asked.name.clone()) };
+    let (wait, number) = place_of(ordinal);
+    let mut shown = match given {
+        Ok(bytes) => json!({"wait": wait, "call": call, "value": bytes.map(|bytes| hex(&bytes))}),
+        Err(failure) => json!({"wait": wait, "call": call, "error": failure.to_string()}),
+    };
+    // Attempts after the first, and the pauses before them.
+    if number > 0 {
+        shown["number"] = number.into();
     }
+    shown
 }
 
 fn sent(formats: &Formats, sent: Sent) -> Value {

@@ -223,6 +223,13 @@ impl Memory {
         }
     }
 
+    /// Takes back all that a run has written whose old values were moved out: final writes, too.
+    pub(crate) fn rewind(&mut self, undo: &mut Vec<Entry>, key: KeyId) {
+        for entry in undo.drain(..).rev() {
+            self.columns[entry.column as usize].restore(key, entry.value);
+        }
+    }
+
     /// What the logged writes behind `undo[from..]`, of finished steps, have made of their places.
     pub(crate) fn written(&self, undo: &[Entry], key: KeyId) -> Vec<Write> {
         let mut writes: Vec<Write> = Vec::new();

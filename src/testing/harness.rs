@@ -297,7 +297,16 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
         let due = self.driver.next_deadline().is_some_and(|at| at <= self.now.get());
         let found = due || self.driver.has_work();
         self.driver.work(&mut 1, &mut self.rim);
-        found || (self.syncs && !self.rim.noted.is_empty())
+        let mut begun = false;
+        let Harness { rim, driver, queue, .. } = self;
+        rim.take_turns(
+            |call| driver.awaits(call),
+            |completion| {
+                begun = true;
+                queue.push(completion);
+            },
+        );
+        found || begun || (self.syncs && !self.rim.noted.is_empty())
     }
 
     /// Runs tasks until all that is left waits: for calls, for the clock or for the input.
@@ -327,11 +336,12 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
         &self.clock
     }
 
-    /// The calls that run: started, and waited for by their actions.
+    /// The calls that run: started, and waited for by their actions. Of calls that share a limit, those whose turn has
+    /// come; that of a rate comes by the clock of the machine.
     pub fn calls(&self) -> Vec<PendingCall> {
         let started = self.rim.started.iter().enumerate();
         started
-            .filter(|(_, started)| self.driver.awaits(started.call))
+            .filter(|(id, started)| self.driver.awaits(started.call) && !self.rim.waits(*id))
             .map(|(id, started)| PendingCall { id: CallId(id), name: started.name.to_string() })
             .collect()
     }
@@ -339,8 +349,9 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     /// Does what the call is to do, on this thread and to its end, and delivers what that gives.
     ///
     /// # Panics
-    /// When there is no such call, or it was completed this way before.
+    /// When there is no such call, it was completed this way before, or it waits for its turn.
     pub fn complete(&mut self, id: CallId) {
+        assert!(!self.rim.waits(id.0), "{id} waits for its turn");
         let job = self.rim.started[id.0].job.take();
         let result = execute(job.unwrap_or_else(|| panic!("{id} has been executed already")));
         self.deliver(id, result);

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
-use timely_agents_operators::behavior::CallJob;
-use timely_agents_operators::completion::{CallFailure, CallRef, CallResult, Completion};
+use timely_agents_operators::behavior::{CallJob, Gate, Pass};
+use timely_agents_operators::completion::{CallFailure, CallRef, CallResult, Completion, Spent};
 use timely_agents_operators::driver::Sink;
 use timely_agents_operators::fact::Block;
 use timely_agents_operators::journal::Note;
@@ -53,6 +53,16 @@ pub(super) struct Rim<T, K, O> {
     pub(super) notes: Vec<Note>,
     /// What is told when notes are durable.
     pub(super) noted: Vec<Completion>,
+    /// Of calls that share limits with others: where they are, by their place among the calls that have started.
+    turns: Vec<(usize, Turn)>,
+}
+
+enum Turn {
+    Waits(Gate),
+    /// Held until the call is over.
+    Has {
+        _pass: Pass,
+    },
 }
 
 impl<T, K, O> Default for Rim<T, K, O> {
@@ -64,6 +74,7 @@ impl<T, K, O> Default for Rim<T, K, O> {
             started: Vec::new(),
             notes: Vec::new(),
             noted: Vec::new(),
+            turns: Vec::new(),
         }
     }
 }
@@ -88,9 +99,49 @@ impl<T: Clone, K, O> Sink<T, (K, O), Tagged> for Rim<T, K, O> {
     }
 
     fn spawn(&mut self, call: CallRef, name: Cow<'static, str>, job: CallJob) -> Option<AbortHandle> {
-        let job = Some(job);
-        self.started.push(Started { call, name, job });
+        let job = match job {
+            CallJob::Gated(gate, job) => {
+                self.turns.push((self.started.len(), Turn::Waits(gate)));
+                *job
+            }
+            job => job,
+        };
+        self.started.push(Started { call, name, job: Some(job) });
         None
+    }
+}
+
+impl<T, K, O> Rim<T, K, O> {
+    /// Whether a call waits for its turn.
+    pub(super) fn waits(&self, id: usize) -> bool {
+        self.turns.iter().any(|(of, turn)| *of == id && matches!(turn, Turn::Waits(_)))
+    }
+
+    /// Lets calls begin whose turn has come; those that nobody `awaits` give back what they hold.
+    pub(super) fn take_turns(&mut self, awaits: impl Fn(CallRef) -> bool, mut each: impl FnMut(Completion)) {
+        if self.turns.is_empty() {
+            return;
+        }
+        let runtime = runtime::handle().ok();
+        let _inside = runtime.as_ref().map(tokio::runtime::Handle::enter);
+        let started = &self.started;
+        self.turns.retain(|(id, _)| awaits(started[*id].call));
+        self.turns.retain_mut(|(id, turn)| {
+            let call = started[*id].call;
+            let Turn::Waits(gate) = turn else { return true };
+            match gate.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Pending => true,
+                Poll::Ready(Ok(pass)) => {
+                    *turn = Turn::Has { _pass: pass };
+                    each(Completion::Begins { call });
+                    true
+                }
+                Poll::Ready(Err(failure)) => {
+                    each(Completion::Call { call, result: Err(failure), spent: Spent::default() });
+                    false
+                }
+            }
+        });
     }
 }
 
@@ -98,6 +149,10 @@ impl<T: Clone, K, O> Sink<T, (K, O), Tagged> for Rim<T, K, O> {
 pub(super) fn execute(job: CallJob) -> CallResult {
     let done = match job {
         CallJob::Blocking(body) => quiet::catch(body),
+        CallJob::Gated(gate, job) => match block_on(gate) {
+            Ok(_pass) => Ok(execute(*job)),
+            Err(failure) => Ok(Err(failure)),
+        },
         CallJob::Async(job) => {
             // Within the runtime, so that a future which uses its timers or sockets finds them.
             let runtime = runtime::handle().ok();

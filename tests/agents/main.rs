@@ -22,6 +22,7 @@ mod notify;
 mod ordering;
 mod placement;
 mod plans;
+mod retries;
 mod steps;
 mod streams;
 mod support;

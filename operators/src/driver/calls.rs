@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use super::{ActiveCall, Deadline, Driver, Emission, Mailbox, Phase, Registered, Requests, Sink};
-use crate::behavior::{Behavior, CallStart};
+use crate::behavior::{Behavior, CallJob, CallStart};
 use crate::completion::{CallFailure, CallRef, CallResult, CallValue, Completion};
 use crate::keys::KeyId;
 use crate::quiet;
@@ -32,12 +32,13 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         });
         for CallStart { task, call, name: called, timeout, noted, job } in calls.drain(..) {
             let name = CallRef { run: token, task, call };
+            let (timeout, limit) = if let CallJob::Gated(..) = job { (None, timeout) } else { (timeout, None) };
             let timer = timeout.map(|limit| {
                 let deadline = self.now.saturating_add(limit.as_micros() as u64);
                 self.timers.add(deadline, Deadline::Call(name, limit))
             });
             let run = self.runs.get_mut(token).expect("in flight");
-            run.calls.push(ActiveCall { task, call, timer, running: false, abort: None });
+            run.calls.push(ActiveCall { task, call, timer, limit, running: false, abort: None });
             if noted {
                 self.leave_noted(name, called, job, sink);
             } else {
@@ -52,6 +53,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 task: timer.task,
                 call: timer.call,
                 timer: Some(key),
+                limit: None,
                 running: false,
                 abort: None,
             });
@@ -199,6 +201,14 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             Completion::Leave { call } => {
                 self.left(call);
                 self.start_calls(sink);
+            }
+            Completion::Begins { call } => {
+                if let Some(limit) = self.active_call(call).and_then(|active| active.limit.take()) {
+                    let deadline = self.now.saturating_add(limit.as_micros() as u64);
+                    let timer = self.timers.add(deadline, Deadline::Call(call, limit));
+                    let active = self.active_call(call).expect("found just before");
+                    active.timer = Some(timer);
+                }
             }
             Completion::Waits { call, abort } => match self.active_call(call) {
                 Some(active) => active.abort = Some(abort),

@@ -113,6 +113,8 @@ struct ActiveCall {
     task: u32,
     call: u32,
     timer: Option<TimerKey>,
+    /// How long it may take once its turn has come, while it waits for that.
+    limit: Option<Duration>,
     /// Whether it counts among the calls on the runtime.
     running: bool,
     abort: Option<AbortHandle>,

@@ -1,0 +1,553 @@
+//! D7, S8: attempts of a durable call, and durable calls in attempts of an action.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::{Either, join, join_all, select, try_join};
+use serde::{Deserialize, Serialize};
+use timely_agents::testing::Harness;
+use timely_agents::{Agent, CallInfo, Error, Outcome, Plan, Retry};
+use timely_agents_operators::completion::CallFailure;
+use timely_agents_operators::fact::Fact;
+
+use crate::support::{Pair, Test, call, feed, finish, names, start, values};
+
+fn retry(attempts: u32) -> Retry {
+    Retry::new(attempts).backoff(Duration::from_secs(10))
+}
+
+fn failure() -> CallFailure {
+    CallFailure::Panicked("no".into())
+}
+
+/// Ends the only call that runs with a failure.
+fn fail<O: 'static>(test: &mut Test<O>) {
+    let [one] = &test.calls()[..] else { panic!("one call runs: {:?}", test.calls()) };
+    test.fail(one.id, failure());
+    test.run();
+}
+
+/// A crash: what remains are the facts of epochs before `epoch`.
+fn crash<O: 'static>(plan: &Plan<Pair, O>, test: &mut Test<O>, facts: &mut Vec<Fact<u64>>, epoch: u64) {
+    test.advance(epoch);
+    test.run();
+    facts.extend(test.facts());
+    facts.retain(|fact| fact.time < epoch);
+    let now = Duration::from_micros(test.clock().now());
+    *test = Harness::restored(plan, |pair: &Pair| pair.0, epoch, &*facts).unwrap();
+    test.tick(now);
+    test.run();
+}
+
+fn asking(carries: bool) -> Plan<Pair, String> {
+    let mut agent = Agent::<Pair, String>::new("asking");
+    if carries {
+        agent.carry();
+    }
+    agent.on_input_async("ask", async |(_, value), ctx| {
+        let told = ctx
+            .durable_with("ask", *value, async |value, call: CallInfo| {
+                format!("{value} {} {}", call.attempt(), call.idempotency_key())
+            })
+            .retry(retry(3))
+            .timeout(Duration::from_secs(60))
+            .await;
+        ctx.output(told.unwrap_or_else(|error| error.to_string()));
+        Ok(())
+    });
+    agent.build().unwrap()
+}
+
+#[test]
+fn failed_call_is_made_again_after_pauses_that_double() {
+    let mut test = Harness::new(&asking(false), |pair: &Pair| pair.0).unwrap();
+    feed(&mut test, &[(1, 7)]);
+    fail(&mut test);
+    assert_eq!(names(&test), [] as [&str; 0]);
+    test.pass(Duration::from_secs(9));
+    assert_eq!(names(&test), [] as [&str; 0], "the pause is not over");
+    test.pass(Duration::from_secs(1));
+    fail(&mut test);
+    test.pass(Duration::from_secs(20));
+    let last = call(&test, "ask");
+    test.complete(last);
+    test.run();
+    let told = values(&mut test).remove(0);
+    let [value, attempt, key] = told.split(' ').collect::<Vec<_>>()[..] else { panic!("{told}") };
+    assert_eq!((value, attempt), ("7", "3"));
+    assert!(key.len() == 32 && key.chars().all(|c| c.is_ascii_hexdigit()), "{key}");
+    finish(&mut test);
+}
+
+#[test]
+fn timeout_is_one_of_an_attempt() {
+    let mut test = Harness::new(&asking(false), |pair: &Pair| pair.0).unwrap();
+    feed(&mut test, &[(1, 7)]);
+    test.pass(Duration::from_secs(60));
+    assert_eq!(names(&test), [] as [&str; 0]);
+    test.pass(Duration::from_secs(10));
+    assert_eq!(names(&test), ["ask"]);
+    test.pass(Duration::from_secs(59));
+    assert_eq!(names(&test), ["ask"]);
+    test.pass(Duration::from_secs(1 + 20));
+    assert_eq!(names(&test), ["ask"]);
+    test.pass(Duration::from_secs(60));
+    assert_eq!(values(&mut test), ["call \"ask\": all attempts have failed (3), the last: no result within 60s"]);
+    finish(&mut test);
+}
+
+#[test]
+fn exhausted_call_follows_the_policy_of_its_action() {
+    let mut agent = Agent::<Pair, String>::new("a");
+    agent
+        .on_input_async("ask", async |_, ctx| {
+            ctx.durable("ask", (), async |()| ()).retry(retry(2)).await?;
+            Ok(())
+        })
+        .on_failure(timely_agents::Policy::DeadLetter);
+    let mut test = start(agent);
+    feed(&mut test, &[(1, 7)]);
+    fail(&mut test);
+    test.pass(Duration::from_secs(10));
+    fail(&mut test);
+    let letters = test.dead_letters();
+    assert_eq!(letters[0].error, "call \"ask\": all attempts have failed (2), the last: panicked: no");
+    finish(&mut test);
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Refusal {
+    Busy,
+    Never(String),
+}
+
+fn classified(first: Result<i64, Refusal>, attempts: u32) -> (Test<String>, Arc<AtomicU32>) {
+    let made = Arc::new(AtomicU32::new(0));
+    let counts = Arc::clone(&made);
+    let mut agent = Agent::<Pair, String>::new("a");
+    agent.on_input_async("ask", async move |_, ctx| {
+        let (first, counts) = (first.clone(), Arc::clone(&counts));
+        let ask = move |n: i64| {
+            let made = counts.fetch_add(1, Relaxed);
+            let first = first.clone();
+            async move { if made == 0 { first } else { Ok(n) } }
+        };
+        let told = ctx.durable("ask", 5, ask).retry(retry(attempts)).classify(|told| match told {
+            Ok(Err(Refusal::Busy)) => Outcome::Retryable,
+            _ => Outcome::Terminal,
+        });
+        ctx.output(match told.await {
+            Ok(told) => format!("{told:?}"),
+            Err(error) => error.to_string(),
+        });
+        Ok(())
+    });
+    let mut test = start(agent);
+    feed(&mut test, &[(1, 0)]);
+    let first = call(&test, "ask");
+    test.complete(first);
+    test.run();
+    (test, made)
+}
+
+#[test]
+fn classify_tells_what_is_tried_again() {
+    let (mut test, made) = classified(Err(Refusal::Busy), 2);
+    test.pass(Duration::from_secs(10));
+    let again = call(&test, "ask");
+    test.complete(again);
+    test.run();
+    assert_eq!((values(&mut test), made.load(Relaxed)), (vec!["Ok(5)".to_owned()], 2));
+    let (mut test, made) = classified(Err(Refusal::Never("closed".into())), 2);
+    let typed = vec!["Err(Never(\"closed\"))".to_owned()];
+    assert_eq!((values(&mut test), made.load(Relaxed)), (typed, 1), "a terminal error is the call's value");
+    let (mut test, _) = classified(Err(Refusal::Busy), 1);
+    let shown = "call \"ask\": all attempts have failed (1), the last: {\"Err\":\"Busy\"}";
+    assert_eq!(values(&mut test), [shown], "a value that is to be tried again is no result");
+    finish(&mut test);
+}
+
+#[test]
+fn panic_in_classify_is_the_failure_of_the_action() {
+    let mut agent = Agent::<Pair, String>::new("a");
+    agent.on_input_async("ask", async |_, ctx| {
+        ctx.durable("ask", (), async |()| ()).classify(|_| panic!("no idea")).await?;
+        Ok(())
+    });
+    let mut test = start(agent);
+    feed(&mut test, &[(1, 0)]);
+    let id = call(&test, "ask");
+    test.complete(id);
+    test.run();
+    let failure = test.failure().unwrap();
+    assert!(failure.action == "ask" && failure.message.ends_with("no idea"), "{failure}");
+}
+
+#[test]
+fn crash_in_a_pause_neither_repeats_nor_forgets_the_next_attempt() {
+    let plan = asking(true);
+    let mut test = Harness::new(&plan, |pair: &Pair| pair.0).unwrap();
+    let mut facts = Vec::new();
+    feed(&mut test, &[(1, 7)]);
+    fail(&mut test);
+    test.pass(Duration::from_secs(4));
+    crash(&plan, &mut test, &mut facts, 1);
+    assert_eq!(names(&test), [] as [&str; 0], "the first attempt is over");
+    test.pass(Duration::from_secs(5));
+    assert_eq!(names(&test), [] as [&str; 0], "10 seconds after the failure, not after the crash");
+    test.pass(Duration::from_secs(1));
+    assert_eq!(names(&test), ["ask"]);
+    crash(&plan, &mut test, &mut facts, 2);
+    assert_eq!(names(&test), ["ask"], "an attempt under way is made again");
+    fail(&mut test);
+    // The second pause, over while the process is down.
+    test.advance(3);
+    test.run();
+    facts.extend(test.facts());
+    let now = Duration::from_micros(test.clock().now());
+    let mut test = Harness::restored(&plan, |pair: &Pair| pair.0, 3, &facts).unwrap();
+    test.tick(now + Duration::from_mins(5));
+    test.run();
+    let last = call(&test, "ask");
+    test.complete(last);
+    test.run();
+    let told = values(&mut test);
+    assert!(told[0].starts_with("7 3 "), "the third attempt: {told:?}");
+    finish(&mut test);
+}
+
+#[test]
+fn crash_after_the_last_attempt_makes_no_further_one() {
+    let plan = {
+        let mut agent = Agent::<Pair, String>::new("a");
+        agent.carry();
+        agent.on_input_async("ask", async |_, ctx| {
+            let told = ctx.durable("ask", (), async |()| ()).retry(retry(2)).await;
+            ctx.sleep(Duration::from_mins(1)).await;
+            ctx.output(told.unwrap_err().to_string());
+            Ok(())
+        });
+        agent.build().unwrap()
+    };
+    let mut test = Harness::new(&plan, |pair: &Pair| pair.0).unwrap();
+    feed(&mut test, &[(1, 7)]);
+    fail(&mut test);
+    test.pass(Duration::from_secs(10));
+    fail(&mut test);
+    let mut facts = Vec::new();
+    crash(&plan, &mut test, &mut facts, 1);
+    assert_eq!(names(&test), [] as [&str; 0]);
+    test.pass(Duration::from_mins(1));
+    assert_eq!(values(&mut test), ["call \"ask\": all attempts have failed (2), the last: panicked: no"]);
+}
+
+/// Three retried calls at once; which of them fails first, and in which order they end, is the test's.
+fn joined() -> Plan<Pair, String> {
+    let mut agent = Agent::<Pair, String>::new("joined");
+    agent.carry();
+    agent.on_input_async("ask", async |_, ctx| {
+        let calls = ["a", "b", "c"].map(|name| ctx.durable(name, name.to_owned(), async |name| name).retry(retry(2)));
+        let told = join_all(calls).await;
+        let after = ctx.durable("after", (), async |()| "after".to_owned()).await?;
+        let told: Vec<String> = told.into_iter().collect::<Result<_, _>>()?;
+        ctx.output(format!("{} {after}", told.join(" ")));
+        Ok(())
+    });
+    agent.build().unwrap()
+}
+
+#[test]
+fn retried_calls_that_are_joined_end_in_any_order_with_crashes_between() {
+    let plan = joined();
+    for first in ["a", "b", "c"] {
+        for second in ["a", "b", "c"] {
+            let mut test = Harness::new(&plan, |pair: &Pair| pair.0).unwrap();
+            let (mut facts, mut epoch) = (Vec::new(), 0);
+            let mut crash_here = |test: &mut Test<String>| {
+                epoch += 1;
+                crash(&plan, test, &mut facts, epoch);
+            };
+            feed(&mut test, &[(1, 0)]);
+            let id = call(&test, first);
+            test.fail(id, failure());
+            test.run();
+            crash_here(&mut test);
+            let mut left = names(&test);
+            left.sort_unstable();
+            let others: Vec<&str> = ["a", "b", "c"].into_iter().filter(|name| *name != first).collect();
+            assert_eq!(left, others, "the one that failed is in its pause");
+            if second != first {
+                let id = call(&test, second);
+                test.complete(id);
+                test.run();
+                crash_here(&mut test);
+            }
+            test.pass(Duration::from_secs(10));
+            crash_here(&mut test);
+            let mut made = Vec::new();
+            while let Some(next) = test.calls().last().cloned() {
+                made.push(next.name.clone());
+                test.complete(next.id);
+                test.run();
+                crash_here(&mut test);
+            }
+            made.sort_unstable();
+            let expected = ["a", "after", "b", "c"].into_iter().filter(|name| second == first || *name != second);
+            assert_eq!(made, expected.collect::<Vec<_>>(), "what had a result is not made again");
+            assert_eq!(test.failure(), None);
+            assert_eq!(values(&mut test), ["a b c after"]);
+        }
+    }
+}
+
+#[test]
+fn retried_call_that_loses_a_race_is_given_up_in_its_pause_too() {
+    let mut agent = Agent::<Pair, String>::new("race");
+    agent.carry();
+    agent.on_input_async("race", async |_, ctx| {
+        let slow = ctx.durable("slow", (), async |()| "slow".to_owned()).retry(retry(5));
+        let fast = ctx.durable("fast", (), async |()| "fast".to_owned());
+        let told = match select(slow, fast).await {
+            Either::Left((told, _)) | Either::Right((told, _)) => told?,
+        };
+        let last = ctx.durable("last", (), async |()| "last".to_owned()).await?;
+        ctx.output(format!("{told} {last}"));
+        Ok(())
+    });
+    let plan = agent.build().unwrap();
+    let mut test = Harness::new(&plan, |pair: &Pair| pair.0).unwrap();
+    let mut facts = Vec::new();
+    feed(&mut test, &[(1, 0)]);
+    let slow = call(&test, "slow");
+    test.fail(slow, failure());
+    test.run();
+    crash(&plan, &mut test, &mut facts, 1);
+    let fast = call(&test, "fast");
+    test.complete(fast);
+    test.run();
+    assert_eq!(names(&test), ["last"]);
+    crash(&plan, &mut test, &mut facts, 2);
+    test.pass(Duration::from_mins(1));
+    assert_eq!(names(&test), ["last"], "the pause of the loser was given up");
+    let last = call(&test, "last");
+    test.complete(last);
+    test.run();
+    assert_eq!(values(&mut test), ["fast last"]);
+    finish(&mut test);
+}
+
+/// An action that fails at its end until its third attempt; before, it makes a call that works, and two at once of which
+/// one fails at first.
+fn stumbling(made: &Arc<Mutex<Vec<String>>>) -> Plan<Pair, String> {
+    let mut agent = Agent::<Pair, String>::new("stumbling");
+    agent.carry();
+    let made = Arc::clone(made);
+    agent
+        .on_input_async("stumble", async move |(_, value), ctx| {
+            let ask = |name: &'static str| {
+                let made = Arc::clone(&made);
+                ctx.durable_with(name, *value, async move |value, call: CallInfo| {
+                    made.lock().unwrap().push(format!("{name} {}", call.idempotency_key()));
+                    Some(value).filter(|_| name != "none")
+                })
+            };
+            let steady = ask("steady").await?;
+            let none = ask("none").await?;
+            let plain = ctx.call("plain", || async { 1 }).await?;
+            let (left, right) = try_join(ask("left"), ask("right")).await?;
+            if ctx.attempt() < 3 {
+                return Err(Error::new("stumbles"));
+            }
+            ctx.output(format!("{steady:?} {none:?} {plain} {left:?} {right:?}"));
+            Ok(())
+        })
+        .on_failure(Retry::new(4).backoff(Duration::from_secs(1)));
+    agent.build().unwrap()
+}
+
+fn stumble(crashes: bool) {
+    let made = Arc::default();
+    let plan = stumbling(&made);
+    let mut test = Harness::new(&plan, |pair: &Pair| pair.0).unwrap();
+    let (mut facts, mut epoch) = (Vec::new(), 0);
+    let mut pause = |test: &mut Test<String>| {
+        test.run();
+        if crashes {
+            epoch += 1;
+            crash(&plan, test, &mut facts, epoch);
+        }
+    };
+    feed(&mut test, &[(1, 3)]);
+    for name in ["steady", "none", "plain"] {
+        pause(&mut test);
+        assert_eq!(names(&test), [name]);
+        let id = call(&test, name);
+        test.complete(id);
+    }
+    pause(&mut test);
+    // Of the two at once one has a value, which nobody takes: the other fails, and with it the attempt.
+    let (left, right) = (call(&test, "left"), call(&test, "right"));
+    test.complete(right);
+    test.fail(left, failure());
+    pause(&mut test);
+    assert_eq!(names(&test), [] as [&str; 0]);
+    test.pass(Duration::from_secs(1));
+    for name in ["plain", "left"] {
+        pause(&mut test);
+        assert_eq!(names(&test), [name], "what had a value is not asked again");
+        let id = call(&test, name);
+        test.complete(id);
+    }
+    pause(&mut test);
+    test.pass(Duration::from_secs(2));
+    pause(&mut test);
+    assert_eq!(names(&test), ["plain"]);
+    let id = call(&test, "plain");
+    test.complete(id);
+    pause(&mut test);
+    assert_eq!(test.failure(), None);
+    assert_eq!(values(&mut test), ["Some(3) None 1 Some(3) Some(3)"]);
+    let made = made.lock().unwrap();
+    let called: Vec<&str> = made.iter().map(|made| made.split(' ').next().unwrap()).collect();
+    assert_eq!(called, ["steady", "none", "right", "left"], "each is paid for once");
+}
+
+#[test]
+fn call_with_a_value_is_not_made_again_by_the_next_attempt_of_its_action() {
+    stumble(false);
+}
+
+#[test]
+fn call_with_a_value_is_not_made_again_by_the_next_attempt_after_a_crash() {
+    stumble(true);
+}
+
+#[test]
+fn value_that_is_to_be_tried_again_is_none_for_the_next_attempt_of_the_action() {
+    let made = Arc::new(AtomicU32::new(0));
+    let counts = Arc::clone(&made);
+    let mut agent = Agent::<Pair, String>::new("a");
+    agent
+        .on_input_async("ask", async move |_, ctx| {
+            let counts = Arc::clone(&counts);
+            let told = ctx
+                .durable("ask", (), async move |()| counts.fetch_add(1, Relaxed))
+                .classify(|told| if matches!(told, Ok(0)) { Outcome::Retryable } else { Outcome::Terminal })
+                .await?;
+            ctx.output(format!("{told}"));
+            Ok(())
+        })
+        .on_failure(Retry::new(3).backoff(Duration::from_secs(1)));
+    let mut test = start(agent);
+    feed(&mut test, &[(1, 0)]);
+    for _ in 0..2 {
+        let id = call(&test, "ask");
+        test.complete(id);
+        test.run();
+        test.pass(Duration::from_secs(1));
+    }
+    assert_eq!((values(&mut test), made.load(Relaxed)), (vec!["1".to_owned()], 2));
+}
+
+#[test]
+fn next_attempt_that_asks_something_else_is_answered_by_nobody_else() {
+    let mut agent = Agent::<Pair, String>::new("a");
+    agent
+        .on_input_async("ask", async |_, ctx| {
+            let attempt = ctx.attempt();
+            let told = ctx.durable("ask", attempt, async |attempt| attempt).await?;
+            if attempt == 1 {
+                return Err(Error::new("again"));
+            }
+            ctx.output(format!("{told}"));
+            Ok(())
+        })
+        .on_failure(Retry::new(2).backoff(Duration::from_secs(1)));
+    let mut test = start(agent);
+    feed(&mut test, &[(1, 0)]);
+    for _ in 0..2 {
+        let id = call(&test, "ask");
+        test.complete(id);
+        test.pass(Duration::from_secs(1));
+    }
+    assert_eq!(values(&mut test), ["2"]);
+}
+
+#[test]
+fn idempotency_key_is_of_its_call_alone() {
+    let keys = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&keys);
+    let mut agent = Agent::<Pair, String>::new("a");
+    for action in ["one", "two"] {
+        let told = Arc::clone(&told);
+        agent
+            .on_input_async(action, async move |_, ctx| {
+                let call = |attempts| {
+                    let told = Arc::clone(&told);
+                    let body = move |(), call: CallInfo| {
+                        told.lock().unwrap().push(call.idempotency_key());
+                        assert!(call.attempt() == attempts, "until the last attempt");
+                    };
+                    ctx.durable_blocking_with("ask", (), body).retry(retry(attempts))
+                };
+                let both = join(call(1), call(2)).await;
+                both.0?;
+                both.1?;
+                Ok(())
+            })
+            .on_failure(Retry::new(2).backoff(Duration::from_secs(1)));
+    }
+    let mut test = start(agent);
+    feed(&mut test, &[(1, 0), (2, 0), (1, 0)]);
+    loop {
+        while let Some(next) = test.calls().first().cloned() {
+            test.complete(next.id);
+            test.run();
+        }
+        if test.mailbox(&1).0 || test.mailbox(&2).0 {
+            test.pass(Duration::from_secs(1));
+        } else {
+            break;
+        }
+    }
+    finish(&mut test);
+    let mut keys = keys.lock().unwrap().clone();
+    assert_eq!(keys.len(), 3 * 2 * 3, "three runs of two actions, of two calls, of one and two attempts");
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), 3 * 2 * 2);
+}
+
+#[test]
+fn results_of_any_kind_come_back_as_they_were() {
+    let plan = {
+        let mut agent = Agent::<Pair, String>::new("a");
+        agent.carry();
+        agent.on_input_async("ask", async |_, ctx| {
+            let unit = ctx.durable("unit", (), async |()| ()).await?;
+            let none = ctx.durable("none", (), async |()| None::<i64>).await?;
+            let error = ctx.durable("error", (), async |()| Err::<(), _>(Refusal::Never("closed".into()))).await?;
+            let blocked = ctx.durable_blocking("blocked", (), |()| Err::<(), _>(Refusal::Busy)).await?;
+            let failed = ctx.durable("failed", (), async |()| panic!("broken")).await.map(|()| 0).unwrap_err();
+            ctx.sleep(Duration::from_secs(1)).await;
+            let typed = error == Err(Refusal::Never("closed".into())) && blocked == Err(Refusal::Busy);
+            ctx.output(format!("{unit:?} {none:?} {typed} {}", matches!(failed.failure, CallFailure::Panicked(_))));
+            Ok(())
+        });
+        agent.build().unwrap()
+    };
+    let mut test = Harness::new(&plan, |pair: &Pair| pair.0).unwrap();
+    let mut facts = Vec::new();
+    feed(&mut test, &[(1, 0)]);
+    for name in ["unit", "none", "error", "blocked", "failed"] {
+        let id = call(&test, name);
+        test.complete(id);
+        test.run();
+    }
+    crash(&plan, &mut test, &mut facts, 1);
+    assert_eq!(names(&test), [] as [&str; 0], "each has a result, also those that have none to tell");
+    test.pass(Duration::from_secs(1));
+    assert_eq!(values(&mut test), ["() None true true"]);
+    finish(&mut test);
+}
