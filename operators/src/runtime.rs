@@ -384,4 +384,54 @@ mod tests {
         failed.sort_unstable();
         assert_eq!(failed, [0, 1]);
     }
+
+    /// A call behind a gate that lets one through at a time.
+    fn gated(permits: &Arc<tokio::sync::Semaphore>, job: CallJob) -> CallJob {
+        let permits = Arc::clone(permits);
+        let gate = async move { Ok(Box::new(permits.acquire_owned().await.ok()) as crate::behavior::Pass) };
+        CallJob::Gated(Box::pin(gate), Box::new(job))
+    }
+
+    #[test]
+    fn gated_calls_begin_one_after_the_other_whatever_becomes_of_them() {
+        quiet::install();
+        let runtime = build(RuntimeOptions { async_threads: 2, blocking_threads: 2 }).unwrap();
+        let queue = CompletionQueue::new(None);
+        let caller = Caller::new(runtime.handle().clone(), queue.clone());
+        let permits = Arc::new(tokio::sync::Semaphore::new(1));
+        let (held, dropped) = channel::<()>();
+        let waiting = CallJob::future(async move {
+            let _held = held;
+            pending().await
+        });
+        let abort = caller.start(call(0), gated(&permits, waiting)).unwrap();
+        wait_for(&queue, |completion| matches!(completion, Completion::Begins { call } if call.call == 0));
+        let given_up =
+            caller.start(call(1), gated(&permits, CallJob::Blocking(Box::new(|| panic!("it never begins")))));
+        given_up.unwrap().abort();
+        caller.start(call(2), gated(&permits, CallJob::Blocking(Box::new(|| panic!("at work")))));
+        caller.start(call(3), gated(&permits, CallJob::future(async { panic!("at work") })));
+        let other = Arc::new(tokio::sync::Semaphore::new(1));
+        caller.start(call(4), gated(&other, gated(&permits, CallJob::future(async { Ok(CallValue::Unit) }))));
+        let refused = Box::pin(async { Err(CallFailure::Refused("no".into())) });
+        caller.start(call(5), CallJob::Gated(refused, Box::new(CallJob::future(async { Ok(CallValue::Unit) }))));
+        abort.abort();
+        assert!(dropped.recv().is_err(), "what the call held is dropped");
+        let mut seen = Vec::new();
+        wait_for(&queue, |completion| {
+            match completion {
+                Completion::Begins { call } => seen.push((call.call, "begins")),
+                Completion::Call { call, result: Ok(_), .. } => seen.push((call.call, "ends")),
+                Completion::Call { call, result: Err(CallFailure::Refused(_)), .. } => {
+                    seen.push((call.call, "refused"));
+                }
+                Completion::Call { call, result: Err(_), .. } => seen.push((call.call, "fails")),
+                Completion::Waits { .. } | Completion::Wake { .. } => {}
+            }
+            seen.len() == 7
+        });
+        seen.sort_unstable();
+        let each = [2, 3, 4].map(|call| [(call, "begins"), (call, if call == 4 { "ends" } else { "fails" })]);
+        assert_eq!(seen, [each.concat(), vec![(5, "refused")]].concat());
+    }
 }

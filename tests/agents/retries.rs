@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 use timely_agents::testing::Harness;
 use timely_agents::{Agent, CallInfo, Error, Outcome, Plan, Retry};
 use timely_agents_operators::completion::CallFailure;
-use timely_agents_operators::fact::Fact;
 
-use crate::support::{Pair, Test, call, feed, finish, names, start, values};
+use crate::support::{Carried, Pair, Test, call, feed, finish, names, start, values};
 
 fn retry(attempts: u32) -> Retry {
     Retry::new(attempts).backoff(Duration::from_secs(10))
@@ -28,18 +27,6 @@ fn fail<O: 'static>(test: &mut Test<O>) {
     test.run();
 }
 
-/// A crash: what remains are the facts of epochs before `epoch`.
-fn crash<O: 'static>(plan: &Plan<Pair, O>, test: &mut Test<O>, facts: &mut Vec<Fact<u64>>, epoch: u64) {
-    test.advance(epoch);
-    test.run();
-    facts.extend(test.facts());
-    facts.retain(|fact| fact.time < epoch);
-    let now = Duration::from_micros(test.clock().now());
-    *test = Harness::restored(plan, |pair: &Pair| pair.0, epoch, &*facts).unwrap();
-    test.tick(now);
-    test.run();
-}
-
 fn asking(carries: bool) -> Plan<Pair, String> {
     let mut agent = Agent::<Pair, String>::new("asking");
     if carries {
@@ -51,7 +38,7 @@ fn asking(carries: bool) -> Plan<Pair, String> {
                 format!("{value} {} {}", call.attempt(), call.idempotency_key())
             })
             .retry(retry(3))
-            .timeout(Duration::from_secs(60))
+            .timeout(Duration::from_mins(1))
             .await;
         ctx.output(told.unwrap_or_else(|error| error.to_string()));
         Ok(())
@@ -84,7 +71,7 @@ fn failed_call_is_made_again_after_pauses_that_double() {
 fn timeout_is_one_of_an_attempt() {
     let mut test = Harness::new(&asking(false), |pair: &Pair| pair.0).unwrap();
     feed(&mut test, &[(1, 7)]);
-    test.pass(Duration::from_secs(60));
+    test.pass(Duration::from_mins(1));
     assert_eq!(names(&test), [] as [&str; 0]);
     test.pass(Duration::from_secs(10));
     assert_eq!(names(&test), ["ask"]);
@@ -92,7 +79,7 @@ fn timeout_is_one_of_an_attempt() {
     assert_eq!(names(&test), ["ask"]);
     test.pass(Duration::from_secs(1 + 20));
     assert_eq!(names(&test), ["ask"]);
-    test.pass(Duration::from_secs(60));
+    test.pass(Duration::from_mins(1));
     assert_eq!(values(&mut test), ["call \"ask\": all attempts have failed (3), the last: no result within 60s"]);
     finish(&mut test);
 }
@@ -187,34 +174,25 @@ fn panic_in_classify_is_the_failure_of_the_action() {
 #[test]
 fn crash_in_a_pause_neither_repeats_nor_forgets_the_next_attempt() {
     let plan = asking(true);
-    let mut test = Harness::new(&plan, |pair: &Pair| pair.0).unwrap();
-    let mut facts = Vec::new();
-    feed(&mut test, &[(1, 7)]);
-    fail(&mut test);
-    test.pass(Duration::from_secs(4));
-    crash(&plan, &mut test, &mut facts, 1);
-    assert_eq!(names(&test), [] as [&str; 0], "the first attempt is over");
-    test.pass(Duration::from_secs(5));
-    assert_eq!(names(&test), [] as [&str; 0], "10 seconds after the failure, not after the crash");
-    test.pass(Duration::from_secs(1));
-    assert_eq!(names(&test), ["ask"]);
-    crash(&plan, &mut test, &mut facts, 2);
-    assert_eq!(names(&test), ["ask"], "an attempt under way is made again");
-    fail(&mut test);
-    // The second pause, over while the process is down.
-    test.advance(3);
-    test.run();
-    facts.extend(test.facts());
-    let now = Duration::from_micros(test.clock().now());
-    let mut test = Harness::restored(&plan, |pair: &Pair| pair.0, 3, &facts).unwrap();
-    test.tick(now + Duration::from_mins(5));
-    test.run();
-    let last = call(&test, "ask");
-    test.complete(last);
-    test.run();
-    let told = values(&mut test);
+    let mut job = Carried::start(&plan, &[(1, 7)]);
+    job.fail("ask");
+    job.pass(4);
+    job.crash();
+    assert_eq!(job.names(), [] as [&str; 0], "the first attempt is over");
+    job.pass(5);
+    assert_eq!(job.names(), [] as [&str; 0], "10 seconds after the failure, not after the crash");
+    job.pass(1);
+    assert_eq!(job.names(), ["ask"]);
+    job.crash();
+    assert_eq!(job.names(), ["ask"], "an attempt under way is made again");
+    job.fail("ask");
+    job.commit();
+    // The second pause is over while the process is down.
+    job.restart(&plan, Duration::from_mins(5));
+    job.complete("ask");
+    let told = job.told();
     assert!(told[0].starts_with("7 3 "), "the third attempt: {told:?}");
-    finish(&mut test);
+    finish(&mut job.test);
 }
 
 #[test]
@@ -230,16 +208,14 @@ fn crash_after_the_last_attempt_makes_no_further_one() {
         });
         agent.build().unwrap()
     };
-    let mut test = Harness::new(&plan, |pair: &Pair| pair.0).unwrap();
-    feed(&mut test, &[(1, 7)]);
-    fail(&mut test);
-    test.pass(Duration::from_secs(10));
-    fail(&mut test);
-    let mut facts = Vec::new();
-    crash(&plan, &mut test, &mut facts, 1);
-    assert_eq!(names(&test), [] as [&str; 0]);
-    test.pass(Duration::from_mins(1));
-    assert_eq!(values(&mut test), ["call \"ask\": all attempts have failed (2), the last: panicked: no"]);
+    let mut job = Carried::start(&plan, &[(1, 7)]);
+    job.fail("ask");
+    job.pass(10);
+    job.fail("ask");
+    job.crash();
+    assert_eq!(job.names(), [] as [&str; 0]);
+    job.pass(60);
+    assert_eq!(job.told(), ["call \"ask\": all attempts have failed (2), the last: panicked: no"]);
 }
 
 /// Three retried calls at once; which of them fails first, and in which order they end, is the test's.
@@ -262,41 +238,28 @@ fn retried_calls_that_are_joined_end_in_any_order_with_crashes_between() {
     let plan = joined();
     for first in ["a", "b", "c"] {
         for second in ["a", "b", "c"] {
-            let mut test = Harness::new(&plan, |pair: &Pair| pair.0).unwrap();
-            let (mut facts, mut epoch) = (Vec::new(), 0);
-            let mut crash_here = |test: &mut Test<String>| {
-                epoch += 1;
-                crash(&plan, test, &mut facts, epoch);
-            };
-            feed(&mut test, &[(1, 0)]);
-            let id = call(&test, first);
-            test.fail(id, failure());
-            test.run();
-            crash_here(&mut test);
-            let mut left = names(&test);
-            left.sort_unstable();
+            let mut job = Carried::start(&plan, &[(1, 0)]);
+            job.fail(first);
+            job.crash();
             let others: Vec<&str> = ["a", "b", "c"].into_iter().filter(|name| *name != first).collect();
-            assert_eq!(left, others, "the one that failed is in its pause");
+            assert_eq!(job.names(), others, "the one that failed is in its pause");
             if second != first {
-                let id = call(&test, second);
-                test.complete(id);
-                test.run();
-                crash_here(&mut test);
+                job.complete(second);
+                job.crash();
             }
-            test.pass(Duration::from_secs(10));
-            crash_here(&mut test);
+            job.pass(10);
+            job.crash();
             let mut made = Vec::new();
-            while let Some(next) = test.calls().last().cloned() {
-                made.push(next.name.clone());
-                test.complete(next.id);
-                test.run();
-                crash_here(&mut test);
+            while let Some(next) = job.test.calls().last().cloned() {
+                job.complete(&next.name);
+                made.push(next.name);
+                job.crash();
             }
             made.sort_unstable();
             let expected = ["a", "after", "b", "c"].into_iter().filter(|name| second == first || *name != second);
             assert_eq!(made, expected.collect::<Vec<_>>(), "what had a result is not made again");
-            assert_eq!(test.failure(), None);
-            assert_eq!(values(&mut test), ["a b c after"]);
+            assert_eq!(job.test.failure(), None);
+            assert_eq!(job.told(), ["a b c after"]);
         }
     }
 }
@@ -316,25 +279,17 @@ fn retried_call_that_loses_a_race_is_given_up_in_its_pause_too() {
         Ok(())
     });
     let plan = agent.build().unwrap();
-    let mut test = Harness::new(&plan, |pair: &Pair| pair.0).unwrap();
-    let mut facts = Vec::new();
-    feed(&mut test, &[(1, 0)]);
-    let slow = call(&test, "slow");
-    test.fail(slow, failure());
-    test.run();
-    crash(&plan, &mut test, &mut facts, 1);
-    let fast = call(&test, "fast");
-    test.complete(fast);
-    test.run();
-    assert_eq!(names(&test), ["last"]);
-    crash(&plan, &mut test, &mut facts, 2);
-    test.pass(Duration::from_mins(1));
-    assert_eq!(names(&test), ["last"], "the pause of the loser was given up");
-    let last = call(&test, "last");
-    test.complete(last);
-    test.run();
-    assert_eq!(values(&mut test), ["fast last"]);
-    finish(&mut test);
+    let mut job = Carried::start(&plan, &[(1, 0)]);
+    job.fail("slow");
+    job.crash();
+    job.complete("fast");
+    assert_eq!(job.names(), ["last"]);
+    job.crash();
+    job.pass(60);
+    assert_eq!(job.names(), ["last"], "the pause of the loser was given up");
+    job.complete("last");
+    assert_eq!(job.told(), ["fast last"]);
+    finish(&mut job.test);
 }
 
 /// An action that fails at its end until its third attempt; before, it makes a call that works, and two at once of which
@@ -368,46 +323,39 @@ fn stumbling(made: &Arc<Mutex<Vec<String>>>) -> Plan<Pair, String> {
 
 fn stumble(crashes: bool) {
     let made = Arc::default();
-    let plan = stumbling(&made);
-    let mut test = Harness::new(&plan, |pair: &Pair| pair.0).unwrap();
-    let (mut facts, mut epoch) = (Vec::new(), 0);
-    let mut pause = |test: &mut Test<String>| {
-        test.run();
+    let mut job = Carried::start(&stumbling(&made), &[(1, 3)]);
+    let pause = |job: &mut Carried<String>| {
         if crashes {
-            epoch += 1;
-            crash(&plan, test, &mut facts, epoch);
+            job.crash();
         }
     };
-    feed(&mut test, &[(1, 3)]);
     for name in ["steady", "none", "plain"] {
-        pause(&mut test);
-        assert_eq!(names(&test), [name]);
-        let id = call(&test, name);
-        test.complete(id);
+        pause(&mut job);
+        assert_eq!(job.names(), [name]);
+        job.complete(name);
     }
-    pause(&mut test);
+    pause(&mut job);
     // Of the two at once one has a value, which nobody takes: the other fails, and with it the attempt.
-    let (left, right) = (call(&test, "left"), call(&test, "right"));
-    test.complete(right);
-    test.fail(left, failure());
-    pause(&mut test);
-    assert_eq!(names(&test), [] as [&str; 0]);
-    test.pass(Duration::from_secs(1));
+    let (left, right) = (call(&job.test, "left"), call(&job.test, "right"));
+    job.test.complete(right);
+    job.test.fail(left, failure());
+    job.test.run();
+    pause(&mut job);
+    assert_eq!(job.names(), [] as [&str; 0]);
+    job.pass(1);
     for name in ["plain", "left"] {
-        pause(&mut test);
-        assert_eq!(names(&test), [name], "what had a value is not asked again");
-        let id = call(&test, name);
-        test.complete(id);
+        pause(&mut job);
+        assert_eq!(job.names(), [name], "what had a value is not asked again");
+        job.complete(name);
     }
-    pause(&mut test);
-    test.pass(Duration::from_secs(2));
-    pause(&mut test);
-    assert_eq!(names(&test), ["plain"]);
-    let id = call(&test, "plain");
-    test.complete(id);
-    pause(&mut test);
-    assert_eq!(test.failure(), None);
-    assert_eq!(values(&mut test), ["Some(3) None 1 Some(3) Some(3)"]);
+    pause(&mut job);
+    job.pass(2);
+    pause(&mut job);
+    assert_eq!(job.names(), ["plain"]);
+    job.complete("plain");
+    pause(&mut job);
+    assert_eq!(job.test.failure(), None);
+    assert_eq!(job.told(), ["Some(3) None 1 Some(3) Some(3)"]);
     let made = made.lock().unwrap();
     let called: Vec<&str> = made.iter().map(|made| made.split(' ').next().unwrap()).collect();
     assert_eq!(called, ["steady", "none", "right", "left"], "each is paid for once");
@@ -525,29 +473,25 @@ fn results_of_any_kind_come_back_as_they_were() {
         let mut agent = Agent::<Pair, String>::new("a");
         agent.carry();
         agent.on_input_async("ask", async |_, ctx| {
-            let unit = ctx.durable("unit", (), async |()| ()).await?;
+            ctx.durable("unit", (), async |()| ()).await?;
             let none = ctx.durable("none", (), async |()| None::<i64>).await?;
             let error = ctx.durable("error", (), async |()| Err::<(), _>(Refusal::Never("closed".into()))).await?;
             let blocked = ctx.durable_blocking("blocked", (), |()| Err::<(), _>(Refusal::Busy)).await?;
             let failed = ctx.durable("failed", (), async |()| panic!("broken")).await.map(|()| 0).unwrap_err();
             ctx.sleep(Duration::from_secs(1)).await;
             let typed = error == Err(Refusal::Never("closed".into())) && blocked == Err(Refusal::Busy);
-            ctx.output(format!("{unit:?} {none:?} {typed} {}", matches!(failed.failure, CallFailure::Panicked(_))));
+            ctx.output(format!("{none:?} {typed} {}", matches!(failed.failure, CallFailure::Panicked(_))));
             Ok(())
         });
         agent.build().unwrap()
     };
-    let mut test = Harness::new(&plan, |pair: &Pair| pair.0).unwrap();
-    let mut facts = Vec::new();
-    feed(&mut test, &[(1, 0)]);
+    let mut job = Carried::start(&plan, &[(1, 0)]);
     for name in ["unit", "none", "error", "blocked", "failed"] {
-        let id = call(&test, name);
-        test.complete(id);
-        test.run();
+        job.complete(name);
     }
-    crash(&plan, &mut test, &mut facts, 1);
-    assert_eq!(names(&test), [] as [&str; 0], "each has a result, also those that have none to tell");
-    test.pass(Duration::from_secs(1));
-    assert_eq!(values(&mut test), ["() None true true"]);
-    finish(&mut test);
+    job.crash();
+    assert_eq!(job.names(), [] as [&str; 0], "each has a result, also those that have none to tell");
+    job.pass(1);
+    assert_eq!(job.told(), ["None true true"]);
+    finish(&mut job.test);
 }

@@ -1,10 +1,13 @@
 //! What the tests share: a keyed input, a few events, and short ways to a harness.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use timely_agents::testing::{CallId, Harness};
-use timely_agents::{Agent, Event};
+use timely_agents::{Agent, Event, Plan};
+use timely_agents_operators::completion::CallFailure;
+use timely_agents_operators::fact::Fact;
 
 /// A key and a value.
 pub(crate) type Pair = (u64, i64);
@@ -80,5 +83,77 @@ pub(crate) struct NoteOnDrop(pub(crate) Notes, pub(crate) &'static str);
 impl Drop for NoteOnDrop {
     fn drop(&mut self) {
         self.0.add(self.1);
+    }
+}
+
+/// An agent that carries its runs, in a process that crashes: what remains are the facts of epochs that are over.
+pub(crate) struct Carried<O: 'static> {
+    plan: Plan<Pair, O>,
+    pub(crate) test: Test<O>,
+    facts: Vec<Fact<u64>>,
+    epoch: u64,
+    told: Vec<O>,
+}
+
+impl<O: 'static> Carried<O> {
+    pub(crate) fn start(plan: &Plan<Pair, O>, pairs: &[Pair]) -> Self {
+        let mut test = Harness::new(plan, |pair: &Pair| pair.0).unwrap();
+        feed(&mut test, pairs);
+        Carried { plan: plan.clone(), test, facts: Vec::new(), epoch: 0, told: Vec::new() }
+    }
+
+    /// Closes the epoch.
+    pub(crate) fn commit(&mut self) {
+        self.epoch += 1;
+        self.test.advance(self.epoch);
+        self.test.run();
+        self.facts.extend(self.test.facts().into_iter().filter(|fact| fact.time < self.epoch));
+        self.told.extend(values(&mut self.test));
+    }
+
+    /// Goes on with `plan` from what is committed, after `down`.
+    pub(crate) fn restart(&mut self, plan: &Plan<Pair, O>, down: Duration) {
+        let now = Duration::from_micros(self.test.clock().now());
+        self.plan = plan.clone();
+        self.test = Harness::restored(plan, |pair: &Pair| pair.0, self.epoch, &self.facts).unwrap();
+        self.test.tick(now + down);
+        self.test.run();
+    }
+
+    /// Closes the epoch, crashes and goes on.
+    pub(crate) fn crash(&mut self) {
+        self.commit();
+        self.restart(&self.plan.clone(), Duration::ZERO);
+    }
+
+    /// Does what the call of that name is to do.
+    pub(crate) fn complete(&mut self, name: &str) {
+        let id = call(&self.test, name);
+        self.test.complete(id);
+        self.test.run();
+    }
+
+    /// Fails the call of that name.
+    pub(crate) fn fail(&mut self, name: &str) {
+        let id = call(&self.test, name);
+        self.test.fail(id, CallFailure::Panicked("no".into()));
+        self.test.run();
+    }
+
+    pub(crate) fn pass(&mut self, secs: u64) {
+        self.test.pass(Duration::from_secs(secs));
+    }
+
+    /// The names of the calls that run, sorted.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names = names(&self.test);
+        names.sort_unstable();
+        names
+    }
+
+    /// What came out so far.
+    pub(crate) fn told(&mut self) -> Vec<O> {
+        self.told.extend(values(&mut self.test));
+        std::mem::take(&mut self.told)
     }
 }
