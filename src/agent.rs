@@ -24,6 +24,8 @@ use crate::plan::{self, BuildErrors, EventPlan, Plan, Program};
 use crate::policy::Exhausted;
 use crate::resource::Factory;
 use crate::side::{SidePlan, Tag};
+use crate::signal::SignalPlan;
+use crate::versions::VersionChange;
 
 /// What an agent can take: it is exchanged between workers, and kept while it waits.
 pub trait Input: Serialize + DeserializeOwned + 'static {}
@@ -84,6 +86,9 @@ pub struct Agent<I: 'static, O: 'static> {
     call_timeout: Option<Duration>,
     run_timeout: Option<(Duration, Exhausted)>,
     carry: bool,
+    pub(crate) signals: Vec<SignalPlan>,
+    pub(crate) schedules: Vec<TypeId>,
+    pub(crate) version_change: VersionChange,
     input: PhantomData<fn(I) -> O>,
 }
 
@@ -109,6 +114,9 @@ impl<I: Input, O: 'static> Agent<I, O> {
             call_timeout: Some(Duration::from_mins(5)),
             run_timeout: None,
             carry: false,
+            signals: Vec::new(),
+            schedules: Vec::new(),
+            version_change: VersionChange::default(),
             input: PhantomData,
         }
     }
@@ -363,6 +371,9 @@ impl<I: Input, O: 'static> Agent<I, O> {
             call_timeout: self.call_timeout,
             run_timeout: self.run_timeout,
             carry: self.carry,
+            signals: self.signals,
+            schedules: self.schedules,
+            version_change: self.version_change,
             stats: Arc::default(),
         };
         Plan::new(program, &resource_names, self.direct, self.order, self.identity)

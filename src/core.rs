@@ -31,6 +31,7 @@ use crate::journal::{Asked, Recorded};
 use crate::memory::{Entry, Memory};
 use crate::plan::Program;
 use crate::resource::Resources;
+use crate::signal::{Signals, Taken};
 use crate::tagged::{EventRecord, SentEvent, Tagged};
 
 /// An event on its way to actions.
@@ -51,6 +52,8 @@ pub(crate) struct CallCell {
     pub(crate) ordinal: u32,
     /// What is asked for, where that goes to a journal.
     pub(crate) asked: Option<Box<Asked>>,
+    /// The signal that it waits for, if it does.
+    pub(crate) signal: Option<Rc<str>>,
     pub(crate) result: Option<CallResult>,
     pub(crate) waker: Option<Waker>,
 }
@@ -73,6 +76,9 @@ pub(crate) struct TaskCell {
     pub(crate) calls: RefCell<SmallVec<[CallCell; 1]>>,
     /// In a replay: the waits whose ends are in the journal. They are not begun.
     pub(crate) known: RefCell<Vec<u32>>,
+    /// Whether it has waited for signals, and those that it has taken.
+    pub(crate) awaits: Cell<bool>,
+    pub(crate) taken: RefCell<Vec<Taken>>,
 }
 
 impl TaskCell {
@@ -90,6 +96,8 @@ impl TaskCell {
             flushed_before: Cell::new(flushed_before),
             calls: RefCell::default(),
             known: RefCell::default(),
+            awaits: Cell::new(false),
+            taken: RefCell::default(),
         })
     }
 
@@ -163,7 +171,10 @@ pub(crate) struct Common {
     pub(crate) next_call: Cell<u32>,
     pub(crate) call_timeout: Option<Duration>,
     /// Whether calls are told to a journal.
-    records: Cell<bool>,
+    pub(crate) records: Cell<bool>,
+    pub(crate) signals: RefCell<Signals>,
+    /// Whether a signal has been given back, which others of its run may wait for.
+    pub(crate) returned: Cell<bool>,
 }
 
 impl Common {
@@ -178,6 +189,8 @@ impl Common {
             next_call: Cell::new(0),
             call_timeout,
             records: Cell::new(false),
+            signals: RefCell::default(),
+            returned: Cell::new(false),
         }
     }
 
@@ -208,10 +221,10 @@ impl Common {
         call
     }
 
-    fn enlist(&self, task: &TaskCell, ordinal: u32, asked: Option<Box<Asked>>) -> u32 {
+    pub(crate) fn enlist(&self, task: &TaskCell, ordinal: u32, asked: Option<Box<Asked>>) -> u32 {
         self.control.set(true);
         let call = next(&self.next_call);
-        task.calls.borrow_mut().push(CallCell { call, ordinal, asked, result: None, waker: None });
+        task.calls.borrow_mut().push(CallCell { call, ordinal, asked, signal: None, result: None, waker: None });
         call
     }
 
@@ -265,6 +278,7 @@ pub(crate) struct Marks {
     pub(crate) outputs: usize,
     pub(crate) tagged: usize,
     pub(crate) notifications: usize,
+    pub(crate) scheduled: usize,
     pub(crate) queued: usize,
     pub(crate) writes: usize,
 }
@@ -325,6 +339,7 @@ impl<O> Core<O> {
     ) -> Self {
         let common = Rc::new(Common::new(program.call_timeout));
         common.records.set(facts && program.carry);
+        *common.signals.borrow_mut() = Signals::new(facts && program.carry);
         Core {
             common,
             memory: RefCell::new(Memory::new(&program.slots, facts)),
@@ -363,6 +378,7 @@ impl<O> Core<O> {
             outputs: staged.effects.outputs.len(),
             tagged: staged.effects.tagged.len(),
             notifications: staged.effects.notifications.len(),
+            scheduled: staged.effects.scheduled.len(),
             queued: staged.queue.len(),
             writes: self.memory.borrow().mark(),
         });
@@ -378,6 +394,7 @@ impl<O> Core<O> {
         staged.effects.outputs.truncate(marks.outputs);
         staged.effects.tagged.truncate(marks.tagged);
         staged.effects.notifications.truncate(marks.notifications);
+        staged.effects.scheduled.truncate(marks.scheduled);
     }
 
     /// Lets what the active step has sent be seen; memory is the caller's.

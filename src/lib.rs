@@ -27,9 +27,12 @@ mod replay;
 mod resource;
 mod run;
 mod side;
+mod signal;
 mod stats;
 mod tagged;
 pub mod testing;
+mod versions;
+mod wait;
 
 pub use crate::action::ActionOptions;
 pub use crate::agent::{Agent, Input, Place};
@@ -37,7 +40,7 @@ pub use crate::call::{Call, Sleep};
 pub use crate::collection::Checkpointed;
 pub use crate::counter::Counter;
 pub use crate::ctx::{Ctx, Paths};
-pub use crate::error::{CallError, Error, NotifyError};
+pub use crate::error::{CallError, Error, NotifyError, WaitError};
 pub use crate::event::{AnyEvent, DynamicEvent, Event, Notification, names};
 pub use crate::job::{
     Arguments, Csv, CsvFile, CsvLines, CsvReader, CsvRows, IntoReader, Job, JsonLines, JsonLinesFile, JsonLinesReader,
@@ -51,8 +54,11 @@ pub use crate::operator::{AgentMemory, AgentStream, AgentStreams, KeyedStream, a
 pub use crate::plan::{BuildError, BuildErrors, Plan};
 pub use crate::policy::{Exhausted, Policy, Retry};
 pub use crate::side::Tag;
+pub use crate::signal::{Signal, SignalOptions};
 pub use crate::stats::{ActionStats, AgentStats};
 pub use crate::tagged::{DeadLetter, EventRecord, SentEvent};
+pub use crate::versions::VersionChange;
+pub use crate::wait::{SleepUntil, WaitFor};
 
 pub use timely_agents_operators::checkpoint::Checkpoints;
 pub use timely_agents_operators::{checkpoint, clock, cluster, durable_input, flow, limits, sink, source};
@@ -61,7 +67,7 @@ pub use timely_agents_operators::{checkpoint, clock, cluster, durable_input, flo
 pub mod prelude {
     pub use crate::{
         Agent, AgentStream, Checkpointed, Csv, Ctx, DynamicEvent, Event, Exhausted, Job, JsonLines, Notification,
-        Policy, Records, Retry, SinkStream, Slot,
+        Policy, Records, Retry, Signal, SinkStream, Slot, WaitError,
     };
 }
 /// An opt-in exchange container for clusters of one trusted binary; read its header before use.

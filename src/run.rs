@@ -39,6 +39,8 @@ pub(crate) struct Run<O> {
     pub(crate) history: Vec<(u32, Payload)>,
     /// Whether the run has taken too long.
     pub(crate) expired: bool,
+    /// Why it is to end, if it was cancelled.
+    pub(crate) cancelled: Option<String>,
     /// Where what is unfinished outlives the process: how the run has gone so far.
     pub(crate) recorded: Option<Box<Recorded>>,
     /// Whether the run has to go through its journal first.
@@ -62,6 +64,7 @@ impl<O> Run<O> {
             undo: Vec::new(),
             history: Vec::new(),
             expired: false,
+            cancelled: None,
             recorded: None,
             replays: false,
         })
@@ -200,6 +203,7 @@ pub(crate) struct Saved<O> {
     pub(crate) tagged: Vec<Tagged>,
     pub(crate) sent: Vec<Queued>,
     pub(crate) notifications: Vec<u64>,
+    pub(crate) scheduled: Vec<(u64, Vec<u8>)>,
 }
 
 /// Wakes a task from anywhere, once until it is polled.

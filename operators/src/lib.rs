@@ -21,6 +21,7 @@ pub mod open_work;
 pub mod operator;
 pub mod quiet;
 pub mod runtime;
+pub mod signal;
 pub mod sink;
 pub mod slab;
 pub mod source;

@@ -13,6 +13,8 @@ pub struct RunStats {
     pub inline: u64,
     /// Completions for runs that had ended, or for an operator that had.
     pub late: u64,
+    /// Runs and waiting inputs that were cancelled from outside.
+    pub cancelled: u64,
     /// Nanoseconds from the start of a run to its end. Runs that never wait are timed per batch.
     pub latency_ns: Histogram<u64>,
 }
@@ -20,7 +22,7 @@ pub struct RunStats {
 impl Default for RunStats {
     fn default() -> Self {
         let latency_ns = Histogram::new(2).expect("two significant digits are allowed");
-        RunStats { runs: 0, inline: 0, late: 0, latency_ns }
+        RunStats { runs: 0, inline: 0, late: 0, cancelled: 0, latency_ns }
     }
 }
 
@@ -36,6 +38,7 @@ impl RunStats {
         self.runs += other.runs;
         self.inline += other.inline;
         self.late += other.late;
+        self.cancelled += other.cancelled;
         // Both histograms resize themselves: every value fits.
         let _ = self.latency_ns.add(&other.latency_ns);
     }
@@ -47,6 +50,7 @@ impl Debug for RunStats {
             .field("runs", &self.runs)
             .field("inline", &self.inline)
             .field("late", &self.late)
+            .field("cancelled", &self.cancelled)
             .finish_non_exhaustive()
     }
 }
