@@ -7,6 +7,7 @@
 mod bounds;
 mod build_errors;
 mod calls;
+mod cancel;
 mod carry;
 mod collections;
 mod defects;
@@ -21,6 +22,9 @@ mod notify;
 mod ordering;
 mod placement;
 mod plans;
+mod signals;
 mod steps;
 mod streams;
 mod support;
+mod timers;
+mod versions;

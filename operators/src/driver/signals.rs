@@ -130,6 +130,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 if waiting && self.phase == Phase::Open {
                     self.discard_waiting(key, &reason, sink);
                 }
+                if self.phase == Phase::Open {
+                    // Before anybody takes the time of what was ended for over.
+                    self.flush(sink);
+                }
             }
         }
     }
