@@ -116,7 +116,7 @@ fn signal_of_a_later_epoch_waits_for_it() {
 fn wait_ends_after_its_timeout_and_the_signal_stays_for_another() {
     let mut agent = Agent::<Pair, String>::new("impatient");
     agent.carry();
-    agent.waits_for::<Approval>("approval").within(Duration::from_secs(60));
+    agent.waits_for::<Approval>("approval").within(Duration::from_mins(1));
     agent.on_input_async("ask", async |(_, i), ctx| {
         let wait = ctx.wait_for::<Approval>("approval");
         let wait = if *i > 100 { wait.timeout(Duration::from_secs(*i as u64)) } else { wait };
@@ -131,7 +131,7 @@ fn wait_ends_after_its_timeout_and_the_signal_stays_for_another() {
     test.push(0, (1, 1));
     test.push(0, (1, 2));
     test.push(0, (2, 300));
-    test.pass(Duration::from_secs(60));
+    test.pass(Duration::from_mins(1));
     assert_eq!(values(&mut test), ["1: signal \"approval\": none within 60s"]);
     test.signal(0, approval(1, "Ada"));
     test.run();
