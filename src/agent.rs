@@ -24,6 +24,8 @@ use crate::plan::{self, BuildErrors, EventPlan, Plan, Program};
 use crate::policy::{Divergence, Exhausted};
 use crate::resource::Factory;
 use crate::side::{SidePlan, Tag};
+use crate::signal::SignalPlan;
+use crate::versions::VersionChange;
 
 /// What an agent can take: it is exchanged between workers, and kept while it waits.
 pub trait Input: Serialize + DeserializeOwned + 'static {}
@@ -85,6 +87,9 @@ pub struct Agent<I: 'static, O: 'static> {
     run_timeout: Option<(Duration, Exhausted)>,
     carry: bool,
     divergence: Divergence,
+    pub(crate) signals: Vec<SignalPlan>,
+    pub(crate) schedules: Vec<TypeId>,
+    pub(crate) version_change: VersionChange,
     input: PhantomData<fn(I) -> O>,
 }
 
@@ -111,6 +116,9 @@ impl<I: Input, O: 'static> Agent<I, O> {
             run_timeout: None,
             carry: false,
             divergence: Divergence::Strict,
+            signals: Vec::new(),
+            schedules: Vec::new(),
+            version_change: VersionChange::default(),
             input: PhantomData,
         }
     }
@@ -372,6 +380,9 @@ impl<I: Input, O: 'static> Agent<I, O> {
             run_timeout: self.run_timeout,
             carry: self.carry,
             divergence: self.divergence,
+            signals: self.signals,
+            schedules: self.schedules,
+            version_change: self.version_change,
             stats: Arc::default(),
         };
         Plan::new(program, &resource_names, self.direct, self.order, self.identity)

@@ -32,7 +32,7 @@ use crate::agent::{Input, Place};
 use crate::core::{Core, Queued, TaskCell};
 use crate::ctx::Ctx;
 use crate::event::{Notification, Payload};
-use crate::journal::{self, Entry};
+use crate::journal::{self, Entry, Packed, Sent};
 use crate::notes::Noting;
 use crate::plan::{INPUT, Inner, NOTIFICATION, Plan};
 use crate::run::Run;
@@ -134,6 +134,11 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
                 let input: Rc<dyn Any> = Rc::new(input);
                 self.start_kept(head, INPUT, input, fuel)
             }
+            Work::Scheduled { event } => {
+                core.identity.set(None);
+                core.notifying.set(None);
+                self.start_scheduled(head, &event, fuel)
+            }
             Work::Notify { epoch } => {
                 core.identity.set(None);
                 core.notifying.set(Some(epoch));
@@ -174,6 +179,29 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         true
     }
 
+    fn signal(&mut self, key: KeyId, run: Option<&mut Box<Run<O>>>, name: String, payload: Vec<u8>) -> bool {
+        let waited_for = name.clone();
+        let kept = self.opened().1.core.common.signals.borrow_mut().arrive(key, name, payload);
+        kept && run.is_some_and(|run| run.wake_waits(Some(&waited_for)))
+    }
+
+    fn end_signals(&mut self) {
+        self.opened().1.core.common.signals.borrow_mut().ended = true;
+    }
+
+    fn signals_ended(&mut self, run: &mut Box<Run<O>>) -> bool {
+        run.wake_waits(None)
+    }
+
+    fn cancel(&mut self, run: &mut Box<Run<O>>, reason: &str) {
+        run.cancelled = Some(reason.to_owned());
+    }
+
+    fn discard(&mut self, head: &RunHead, input: I, reason: &str) {
+        self.opened().1.core.common.head.set(head);
+        self.dead_letter(Some(Rc::new(input)), String::new(), 0, reason.to_owned());
+    }
+
     #[inline]
     fn effects<R>(&mut self, look: impl FnOnce(&mut Effects<O, Tagged>) -> R) -> R {
         let core = &*self.opened().1.core;
@@ -190,7 +218,8 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         let left = !effects.calls.is_empty()
             || !effects.timers.is_empty()
             || !effects.cancelled.is_empty()
-            || !effects.notifications.is_empty();
+            || !effects.notifications.is_empty()
+            || !effects.scheduled.is_empty();
         core.common.control.set(left);
         result
     }
@@ -206,7 +235,9 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
 
     fn facts(&mut self, key: KeyId, run: Option<&Box<Run<O>>>, facts: &mut KeyWriter) {
         let undo = run.map_or(&[][..], |run| &run.undo);
-        self.opened().1.core.memory.borrow_mut().facts(key, undo, facts);
+        let core = &*self.opened().1.core;
+        core.memory.borrow_mut().facts(key, undo, facts);
+        core.common.signals.borrow_mut().facts(key, facts);
     }
 
     fn carries(&self) -> bool {
@@ -226,8 +257,13 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         }
     }
 
-    fn restore_run(&mut self, _: &RunHead, beginning: &[u8], journal: Vec<Vec<u8>>) -> Result<Box<Run<O>>, String> {
-        Self::begin_replay(beginning, &journal)
+    fn restore_run(
+        &mut self,
+        head: &RunHead,
+        beginning: &[u8],
+        journal: Vec<Vec<u8>>,
+    ) -> Result<(Box<Run<O>>, bool), String> {
+        self.take_over(head, beginning, &journal)
     }
 
     fn takes_notes(&mut self, generation: u64) -> bool {
@@ -247,11 +283,11 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         }
     }
 
-    fn run_digest(&self, run: &Box<Run<O>>) -> u64 {
+    fn run_digest(&self, run: &Box<Run<O>>) -> Option<u64> {
         let input = run.input.as_ref().and_then(|input| input.downcast_ref::<I>());
         match (input, run.notifying) {
-            (Some(input), _) => self.digest(input),
-            (None, epoch) => notification_digest(epoch.unwrap_or(0)),
+            (Some(input), _) => Some(self.digest(input)),
+            (None, epoch) => epoch.map(notification_digest),
         }
     }
 
@@ -285,7 +321,11 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     }
 
     fn restore(&mut self, key: KeyId, what: &What, value: Option<&[u8]>) -> Result<(), String> {
-        self.opened().1.core.memory.borrow_mut().load(key, what, value)
+        let core = &*self.opened().1.core;
+        match what {
+            What::Signal(number) => core.common.signals.borrow_mut().load(key, *number, value),
+            what => core.memory.borrow_mut().load(key, what, value),
+        }
     }
 
     fn sequence(&self) -> Option<Sequence<Self>> {
@@ -349,5 +389,18 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         core.staged.borrow_mut().queue.push_back(Queued { event, payload, next: 0, path: ROOT });
         let run = self.promote((event == INPUT).then_some(value));
         self.drive(head, run, fuel)
+    }
+
+    /// Starts a run with a scheduled event.
+    fn start_scheduled(&mut self, head: &RunHead, event: &[u8], fuel: &mut u32) -> Progress<Box<Run<O>>> {
+        let core = &*self.opened().1.core;
+        let event: Result<Packed, _> = postcard::from_bytes(event);
+        let queued = event.map_err(|error| error.to_string());
+        let queued = queued.and_then(|event| core.unpack(Sent { path: ROOT, next: 0, event }, None));
+        match queued {
+            Ok(Queued { event, payload: Payload::Typed(value), .. }) => self.start_kept(head, event, value, fuel),
+            Ok(_) => Progress::Failed(Box::new(core.failure("", "a scheduled event is of no type"))),
+            Err(message) => Progress::Failed(Box::new(core.failure("", format!("a scheduled event: {message}")))),
+        }
     }
 }

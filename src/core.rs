@@ -34,6 +34,7 @@ use crate::memory::{Entry, Memory};
 use crate::notes::Noting;
 use crate::plan::Program;
 use crate::resource::Resources;
+use crate::signal::{Signals, Taken};
 use crate::tagged::{EventRecord, SentEvent, Tagged};
 
 /// An event on its way to actions.
@@ -57,6 +58,8 @@ pub(crate) struct CallCell {
     /// Whether its end is noted before the task hears of it, and whether that has been.
     pub(crate) eager: bool,
     pub(crate) noted: bool,
+    /// The signal that it waits for, if it does.
+    pub(crate) signal: Option<Rc<str>>,
     pub(crate) result: Option<CallResult>,
     pub(crate) waker: Option<Waker>,
 }
@@ -83,6 +86,9 @@ pub(crate) struct TaskCell {
     pub(crate) in_doubt: RefCell<Vec<u64>>,
     /// What durable calls have given, where the action may be tried again.
     pub(crate) memo: RefCell<Option<Memo>>,
+    /// Whether it has waited for signals, and those that it has taken.
+    pub(crate) awaits: Cell<bool>,
+    pub(crate) taken: RefCell<Vec<Taken>>,
 }
 
 impl TaskCell {
@@ -109,6 +115,8 @@ impl TaskCell {
             known: RefCell::default(),
             in_doubt: RefCell::default(),
             memo: RefCell::new(memo),
+            awaits: Cell::new(false),
+            taken: RefCell::default(),
         })
     }
 
@@ -187,6 +195,9 @@ pub(crate) struct Common {
     pub(crate) notes: Cell<bool>,
     /// While a run follows its notes: what it asked for of waits whose ends are known.
     pub(crate) held: RefCell<Option<Held>>,
+    pub(crate) signals: RefCell<Signals>,
+    /// Whether a signal has been given back, which others of its run may wait for.
+    pub(crate) returned: Cell<bool>,
 }
 
 impl Common {
@@ -203,6 +214,8 @@ impl Common {
             records: Cell::new(false),
             notes: Cell::new(false),
             held: RefCell::default(),
+            signals: RefCell::default(),
+            returned: Cell::new(false),
         }
     }
 
@@ -246,11 +259,20 @@ impl Common {
         self.records.get() || self.notes.get()
     }
 
-    fn enlist(&self, task: &TaskCell, ordinal: u64, asked: Option<Rc<Asked>>, eager: bool) -> u32 {
+    pub(crate) fn enlist(&self, task: &TaskCell, ordinal: u64, asked: Option<Rc<Asked>>, eager: bool) -> u32 {
         self.control.set(true);
         let call = next(&self.next_call);
-        let eager = eager && self.notes.get();
-        task.calls.borrow_mut().push(CallCell { call, ordinal, asked, eager, noted: false, result: None, waker: None });
+        let cell = CallCell {
+            call,
+            ordinal,
+            asked,
+            eager: eager && self.notes.get(),
+            noted: false,
+            signal: None,
+            result: None,
+            waker: None,
+        };
+        task.calls.borrow_mut().push(cell);
         call
     }
 
@@ -308,6 +330,7 @@ pub(crate) struct Marks {
     pub(crate) outputs: usize,
     pub(crate) tagged: usize,
     pub(crate) notifications: usize,
+    pub(crate) scheduled: usize,
     pub(crate) queued: usize,
     pub(crate) writes: usize,
 }
@@ -378,6 +401,7 @@ impl<O> Core<O> {
     ) -> Self {
         let common = Rc::new(Common::new(program.call_timeout));
         common.records.set(facts && program.carry);
+        *common.signals.borrow_mut() = Signals::new(facts && program.carry);
         Core {
             common,
             memory: RefCell::new(Memory::new(&program.slots, facts)),
@@ -421,6 +445,7 @@ impl<O> Core<O> {
             outputs: staged.effects.outputs.len(),
             tagged: staged.effects.tagged.len(),
             notifications: staged.effects.notifications.len(),
+            scheduled: staged.effects.scheduled.len(),
             queued: staged.queue.len(),
             writes: self.memory.borrow().mark(),
         });
@@ -436,6 +461,7 @@ impl<O> Core<O> {
         staged.effects.outputs.truncate(marks.outputs);
         staged.effects.tagged.truncate(marks.tagged);
         staged.effects.notifications.truncate(marks.notifications);
+        staged.effects.scheduled.truncate(marks.scheduled);
     }
 
     /// Lets what the active step has sent be seen; memory is the caller's.

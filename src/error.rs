@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt::{self, Debug, Display, Formatter};
+use std::time::Duration;
 
 use timely_agents_operators::completion::CallFailure;
 
@@ -60,6 +61,41 @@ pub struct CallError {
     pub name: String,
     /// Why.
     pub failure: CallFailure,
+}
+
+/// A signal did not come.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WaitError {
+    /// The signal input has ended, and no such signal is kept.
+    #[error("signal {name:?}: the signal input has ended")]
+    Ended {
+        /// The signal.
+        name: String,
+    },
+    /// It did not come in time.
+    #[error("signal {name:?}: none within {after:?}")]
+    Timeout {
+        /// The signal.
+        name: String,
+        /// How long the wait was.
+        after: Duration,
+    },
+    /// One came that is no event of the type that is waited for. It is gone.
+    #[error("signal {name:?} is not what is waited for: {error}")]
+    Malformed {
+        /// The signal.
+        name: String,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// The agent has not declared a signal of this name and type.
+    #[error("the agent waits for no signal {name:?} of event {event:?}: declare it with `waits_for`")]
+    Undeclared {
+        /// The signal.
+        name: String,
+        /// The name of the event.
+        event: &'static str,
+    },
 }
 
 /// A notification cannot be had.

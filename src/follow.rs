@@ -22,6 +22,7 @@ use crate::journal::{End, Name};
 use crate::notes::{Note, Noting};
 use crate::policy::Divergence;
 use crate::run::{Run, Task, TaskStart};
+use crate::wait::Gave;
 
 /// By task: the places of its waits whose ends are known.
 type Known = BTreeMap<Name, Vec<u64>>;
@@ -172,7 +173,13 @@ impl<O> Run<O> {
             format!("action {action:?}, {message}")
         })?;
         task.wake_between(waker);
-        core.replayed.set(core.replayed.get() + u64::from(!end.asked.name.is_empty()));
+        if let Some(name) = end.asked.of_signal() {
+            if let Some(payload) = Gave::signal(&end.given) {
+                core.common.signals.borrow_mut().owe(core.key(), name, payload);
+            }
+        } else if !end.asked.name.is_empty() {
+            core.replayed.set(core.replayed.get() + 1);
+        }
         if let Some(recorded) = &mut *core.recorded.borrow_mut() {
             recorded.arrived.push((index, end.clone()));
         }

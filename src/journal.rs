@@ -39,7 +39,10 @@ impl Name {
 /// The end of a wait: `None` for a value that has no bytes.
 pub(crate) type Given = Result<Option<Vec<u8>>, CallFailure>;
 
-/// What a task waited for: a call, by its name and the digest of its arguments; a sleep, without either.
+/// Before the name of a signal that is waited for.
+const SIGNAL: &str = "signal ";
+
+/// What a task waited for: a call, by its name and the digest of its arguments; a signal; a sleep, without either.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Asked {
     pub(crate) name: String,
@@ -91,11 +94,26 @@ impl Asked {
     }
 }
 
+impl Asked {
+    /// The signal that was waited for, if one was.
+    pub(crate) fn of_signal(&self) -> Option<&str> {
+        self.name.strip_prefix(SIGNAL)
+    }
+
+    /// A signal of that name.
+    pub(crate) fn signal(name: &str) -> Self {
+        Asked { name: format!("{SIGNAL}{name}"), ..Asked::default() }
+    }
+}
+
 impl Display for Asked {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match (self.name.as_str(), self.digest) {
             ("", 0) => f.write_str("a sleep"),
-            (name, 0) => write!(f, "call {name:?}"),
+            (name, 0) => match name.strip_prefix(SIGNAL) {
+                Some(signal) => write!(f, "a wait for signal {signal:?}"),
+                None => write!(f, "call {name:?}"),
+            },
             (name, digest) => {
                 write!(f, "call {name:?} with arguments of digest {digest:016x}")?;
                 self.kept.as_ref().map_or(Ok(()), |args| write!(f, ", {args}"))
@@ -189,6 +207,13 @@ pub(crate) enum Entry {
         /// How many go on to hold.
         kept: u64,
     },
+    /// An action takes its first turn in this run.
+    Action {
+        /// Its name.
+        name: String,
+        /// The version of its code.
+        version: u32,
+    },
 }
 
 /// The entries that hold.
@@ -213,11 +238,21 @@ pub(crate) struct Recorded {
     pub(crate) arrived: Vec<(u32, End)>,
     /// Entries that the run has to go through first.
     pub(crate) replay: Vec<Entry>,
+    /// Actions that have taken a turn.
+    pub(crate) started: Vec<u32>,
 }
 
 impl Recorded {
     pub(crate) fn push(&mut self, entry: &Entry) {
         self.entries.push(encode(entry));
+    }
+
+    /// An action takes a turn.
+    pub(crate) fn names(&mut self, index: u32, action: &str, version: u32) {
+        if !self.started.contains(&index) {
+            self.started.push(index);
+            self.push(&Entry::Action { name: action.to_owned(), version });
+        }
     }
 
     /// A task takes a turn.
@@ -337,6 +372,7 @@ impl<O> Core<O> {
             staged.effects.outputs.truncate(marks.outputs);
             staged.effects.tagged.truncate(marks.tagged);
             staged.effects.notifications.truncate(marks.notifications);
+            staged.effects.scheduled.truncate(marks.scheduled);
         }
         self.begin_step();
     }

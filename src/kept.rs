@@ -135,9 +135,15 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         if run.expired {
             return self.expire_active(run);
         }
+        if let Some(reason) = run.cancelled.take() {
+            return self.cancel_active(run, reason);
+        }
         loop {
             let (plan, open) = self.opened();
             let core = &*open.core;
+            if core.common.returned.replace(false) {
+                run.wake_waits(None);
+            }
             let waiting = run.next_ready.is_some() || !core.staged.borrow().queue.is_empty();
             if !waiting {
                 break;
@@ -236,10 +242,14 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             memo.mark();
         }
         task.fired.rearm();
+        if task.cell.awaits.get() && !core.replaying.get() {
+            core.give_signals(&task, run.noting.as_deref_mut());
+        }
         if core.records
             && !core.replaying.get()
             && let Some(recorded) = &mut *core.recorded.borrow_mut()
         {
+            recorded.names(task.cell.action.get(), &action.name, action.options.version);
             recorded.turn(&task.cell, core.common.head.now.get());
         }
         if !core.replaying.get()
@@ -283,6 +293,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 core.take_fault();
                 core.undo_step();
                 let cell = &task.cell;
+                core.common.signals.borrow_mut().failing = cell.taken.take();
                 let failed = TaskStart {
                     action: cell.action.get(),
                     event: task.event,
@@ -334,6 +345,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 Some(Progress::Failed(failure))
             }
             Verdict::Again { pause } => {
+                open.core.common.signals.borrow_mut().give_back_failing(head.key);
                 self.retry_later(run, head, failed, pause);
                 None
             }
@@ -362,6 +374,16 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 Progress::Done
             }
         }
+    }
+
+    /// The active run was cancelled from outside.
+    fn cancel_active(&mut self, run: &mut Run<O>, reason: String) -> Progress<()> {
+        let input = run.input.take();
+        self.end_early(&mut run.tasks);
+        self.dead_letter(input, String::new(), 1, reason);
+        let key = self.opened().1.core.key();
+        self.end(key);
+        Progress::Done
     }
 
     /// Ends the active run as a dead letter.
@@ -519,6 +541,7 @@ impl<O> Core<O> {
             && effects.outputs.len() == marks.outputs
             && effects.tagged.len() == marks.tagged
             && effects.notifications.len() == marks.notifications
+            && effects.scheduled.len() == marks.scheduled
         {
             return None;
         }
@@ -528,15 +551,16 @@ impl<O> Core<O> {
             tagged: effects.tagged.split_off(marks.tagged),
             sent: staged.queue.drain(marks.queued..).collect(),
             notifications: effects.notifications.split_off(marks.notifications),
+            scheduled: effects.scheduled.split_off(marks.scheduled),
         }))
     }
 
     /// Puts back what [`Core::save_step`] took.
     fn restore_step(&self, saved: Option<Box<Saved<O>>>) {
         let Some(saved) = saved else { return };
-        let Saved { log, outputs, tagged, sent, notifications } = *saved;
+        let Saved { log, outputs, tagged, sent, notifications, scheduled } = *saved;
         self.memory.borrow_mut().swap_in(log, self.key());
-        if !notifications.is_empty() {
+        if !(notifications.is_empty() && scheduled.is_empty()) {
             // The flag was taken when the task suspended; without it nobody would see them.
             self.common.control.set(true);
         }
@@ -548,5 +572,6 @@ impl<O> Core<O> {
             staged.effects.notifications.extend(notifications);
             self.common.control.set(true);
         }
+        staged.effects.scheduled.extend(scheduled);
     }
 }

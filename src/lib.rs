@@ -29,9 +29,12 @@ mod replay;
 mod resource;
 mod run;
 mod side;
+mod signal;
 mod stats;
 mod tagged;
 pub mod testing;
+mod versions;
+mod wait;
 
 pub use crate::action::ActionOptions;
 pub use crate::agent::{Agent, Input, Place};
@@ -39,7 +42,7 @@ pub use crate::call::{Call, CallInfo, Durability, Durable, Outcome, Reconciled, 
 pub use crate::collection::Checkpointed;
 pub use crate::counter::Counter;
 pub use crate::ctx::{Ctx, Paths};
-pub use crate::error::{CallError, Error, NotifyError};
+pub use crate::error::{CallError, Error, NotifyError, WaitError};
 pub use crate::event::{AnyEvent, DynamicEvent, Event, Notification, names};
 pub use crate::job::{
     Arguments, Csv, CsvFile, CsvLines, CsvReader, CsvRows, IntoReader, Job, JsonLines, JsonLinesFile, JsonLinesReader,
@@ -53,8 +56,11 @@ pub use crate::operator::{AgentMemory, AgentStream, AgentStreams, KeyedStream, a
 pub use crate::plan::{BuildError, BuildErrors, Plan};
 pub use crate::policy::{Divergence, Exhausted, Policy, Retry};
 pub use crate::side::Tag;
+pub use crate::signal::{Signal, SignalOptions};
 pub use crate::stats::{ActionStats, AgentStats};
 pub use crate::tagged::{DeadLetter, EventRecord, SentEvent};
+pub use crate::versions::VersionChange;
+pub use crate::wait::{SleepUntil, WaitFor};
 
 pub use timely_agents_operators::checkpoint::Checkpoints;
 pub use timely_agents_operators::{checkpoint, clock, cluster, durable_input, flow, limits, sink, source};
@@ -63,7 +69,7 @@ pub use timely_agents_operators::{checkpoint, clock, cluster, durable_input, flo
 pub mod prelude {
     pub use crate::{
         Agent, AgentStream, CallInfo, Checkpointed, Csv, Ctx, DynamicEvent, Event, Exhausted, Job, JsonLines,
-        Notification, Outcome, Policy, Records, Retry, SinkStream, Slot,
+        Notification, Outcome, Policy, Reconciled, Records, Retry, Signal, SinkStream, Slot, WaitError,
     };
 }
 /// An opt-in exchange container for clusters of one trusted binary; read its header before use.

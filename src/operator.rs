@@ -16,7 +16,7 @@ use timely_agents_operators::driver::{Bare, ByRef, Emission, Intake, Paired, Wit
 use timely_agents_operators::fact::{Block, What};
 use timely_agents_operators::group::KeyGroups;
 use timely_agents_operators::keys::Key;
-use timely_agents_operators::operator::{Options, Streams, keyed_mailbox};
+use timely_agents_operators::operator::{Options, SignalInput, Streams, keyed_mailbox_with_signals};
 use timely_agents_operators::time::{EpochTime, TimeOrder};
 
 use crate::agent::Input;
@@ -25,6 +25,7 @@ use crate::environment::Environment;
 use crate::memory::{Remembered, Slot};
 use crate::plan::{Plan, Program};
 use crate::side::Tag;
+use crate::signal::Signal;
 use crate::tagged::{DeadLetter, EventRecord, Tagged};
 
 /// Agents on streams.
@@ -68,6 +69,17 @@ pub trait AgentStream<'scope, T: EpochTime, I: Input> {
         plan: &Plan<I, O>,
     ) -> (AgentStreams<'scope, T, I, O>, AgentMemory<'scope, T, K>);
 
+    /// The same with a second input, of signals: what runs wait for by `ctx.wait_for`, and what cancels them. An epoch is
+    /// over when both inputs have passed it.
+    ///
+    /// Where there are checkpoints the agent must carry its runs ([`Agent::carry`](crate::Agent::carry)).
+    fn agent_with_signals<K: Key + ExchangeData, O: 'static>(
+        self,
+        key: impl Fn(&I) -> &K + 'static,
+        signals: StreamVec<'scope, T, Signal<K>>,
+        plan: &Plan<I, O>,
+    ) -> AgentStreams<'scope, T, I, O>;
+
     /// Puts a computed key beside each value, for agents that share it.
     fn key_by<K: Key>(self, key: impl Fn(&I) -> K + 'static) -> KeyedStream<'scope, T, K, I>;
 
@@ -102,10 +114,25 @@ impl<'scope, T: EpochTime, I: Input + ExchangeData> AgentStream<'scope, T, I> fo
         let key = Rc::new(key);
         let pact = exchange_by(&self, Rc::clone(&key));
         let intake = ByRef::new(key);
-        let (streams, observed) = build_with_facts::<T, I, I, O, _, Bare, K>(self, pact, intake, plan, true, true);
+        let (streams, observed) =
+            build_with_facts::<T, I, I, O, _, Bare, K, _>(self, pact, no_signals(), intake, plan, true, true);
         let facts = streams.facts.clone().expect("asked for");
         let memory = AgentMemory { facts, program: plan.0.program.clone(), key: std::marker::PhantomData };
         (AgentStreams::new(streams, observed, plan.0.program.id), memory)
+    }
+
+    fn agent_with_signals<K: Key + ExchangeData, O: 'static>(
+        self,
+        key: impl Fn(&I) -> &K + 'static,
+        signals: StreamVec<'scope, T, Signal<K>>,
+        plan: &Plan<I, O>,
+    ) -> AgentStreams<'scope, T, I, O> {
+        let key = Rc::new(key);
+        let (pact, signals) = (exchange_by(&self, Rc::clone(&key)), Some(exchanged(signals)));
+        let intake = ByRef::new(key);
+        let (streams, observed) =
+            build_with_facts::<T, I, I, O, _, Bare, K, _>(self, pact, signals, intake, plan, true, false);
+        AgentStreams::new(streams, observed, plan.0.program.id)
     }
 
     fn key_by<K: Key>(self, key: impl Fn(&I) -> K + 'static) -> KeyedStream<'scope, T, K, I> {
@@ -138,6 +165,19 @@ fn exchange_by<T: EpochTime, I: ExchangeData, K: Key>(
 ) -> Exchange<I, impl FnMut(&I) -> u64 + 'static> {
     let (groups, peers) = (Environment::current().groups, stream.scope().peers());
     Exchange::new(move |item: &I| groups.owner_of(key(item), peers) as u64)
+}
+
+/// Signals, on their way to the owners of their keys.
+fn exchanged<'scope, T: EpochTime, K: Key + ExchangeData>(
+    signals: StreamVec<'scope, T, Signal<K>>,
+) -> (StreamVec<'scope, T, Signal<K>>, impl ParallelizationContract<T, Vec<Signal<K>>>) {
+    let (groups, peers) = (Environment::current().groups, signals.scope().peers());
+    let pact = Exchange::new(move |signal: &Signal<K>| groups.owner_of(signal.key(), peers) as u64);
+    (signals, pact)
+}
+
+fn no_signals<'scope, T: EpochTime, K: Key>() -> SignalInput<'scope, T, Signal<K>, Pipeline> {
+    None
 }
 
 /// The streams of an agent. Beside `output` they exist when they are asked for.
@@ -218,13 +258,15 @@ where
     E: Emission<K, O>,
     K: Key,
 {
-    let (streams, observed) = build_with_facts::<T, V, I, O, N, E, K>(stream, pact, intake, plan, tagged, false);
+    let (streams, observed) =
+        build_with_facts::<T, V, I, O, N, E, K, _>(stream, pact, no_signals(), intake, plan, tagged, false);
     AgentStreams::new(streams, observed, plan.0.program.id)
 }
 
-fn build_with_facts<'scope, T, V, I, O, N, E, K>(
+fn build_with_facts<'scope, T, V, I, O, N, E, K, Q>(
     stream: StreamVec<'scope, T, V>,
     pact: impl ParallelizationContract<T, Vec<V>>,
+    signals: SignalInput<'scope, T, Signal<K>, Q>,
     intake: N,
     plan: &Plan<I, O>,
     tagged: bool,
@@ -238,8 +280,16 @@ where
     N: Intake<V, Key = K, Input = I> + 'static,
     E: Emission<K, O>,
     K: Key,
+    Q: ParallelizationContract<T, Vec<Signal<K>>>,
 {
     let environment = Environment::current();
+    if signals.is_some() && environment.durable.is_some() && !plan.0.program.carry {
+        environment.fail(cluster::Failure::usage(format!(
+            "agent {}: with checkpoints an agent that has signals carries its runs, since a signal may come in a later \
+             epoch than the input whose run waits for it: let it `carry`",
+            plan.name()
+        )));
+    }
     if plan.0.program.carry && T::ORDER == TimeOrder::Partial {
         environment.fail(cluster::Failure::usage(format!(
             "agent {}: it carries its runs to later epochs, which times in a nested scope do not allow: use Hold there",
@@ -262,6 +312,7 @@ where
     options.clock = environment.clock;
     options.tagged = tagged;
     options.facts = facts || durable.is_some();
+    options.outlived = durable.is_some() && plan.0.program.carry;
     options.on_load = environment.on_load.map(|make| make(limits));
     options.on_end = Some(plan.run_stats());
     options.stop = environment.stop;
@@ -272,7 +323,8 @@ where
     let resume = durable.as_ref().map_or(0, |durable| durable.resume());
     options.restore = restore.map(|restore| (resume, restore));
     options.journal = journal;
-    let streams = keyed_mailbox::<T, V, _, N, _, E>(stream, pact, intake, behavior, options);
+    let streams =
+        keyed_mailbox_with_signals::<T, V, _, N, _, E, _, _>(stream, pact, signals, intake, behavior, options);
     if let (Some(durable), Some((number, log)), Some(facts)) = (durable, log, streams.facts.clone()) {
         gather(persist(facts, plan.name(), number, resume, log, log_load), durable.board());
     }
@@ -288,7 +340,8 @@ pub fn agent_with_facts<'scope, T: EpochTime, I: Input + ExchangeData, K: Key, O
     let key = Rc::new(key);
     let pact = exchange_by(&stream, Rc::clone(&key));
     let intake = ByRef::new(key);
-    let (streams, _) = build_with_facts::<T, I, I, O, _, Bare, K>(stream, pact, intake, plan, false, true);
+    let (streams, _) =
+        build_with_facts::<T, I, I, O, _, Bare, K, _>(stream, pact, no_signals(), intake, plan, false, true);
     (streams.output, streams.facts.expect("asked for"))
 }
 
@@ -371,6 +424,30 @@ impl<'scope, T: EpochTime, K: Key + ExchangeData, V: Input + ExchangeData> Keyed
         plan: &Plan<V, O>,
     ) -> (KeyedStream<'scope, T, K, O>, AgentStreams<'scope, T, V, (K, O)>) {
         let streams = self.build(plan, true);
+        (KeyedStream { stream: streams.output.clone(), partitioned: true }, streams)
+    }
+
+    /// The same with a second input, of signals; see [`AgentStream::agent_with_signals`].
+    #[expect(clippy::type_complexity, reason = "the stream, and what stands beside it")]
+    pub fn agent_with_signals<O: Clone + 'static>(
+        self,
+        signals: StreamVec<'scope, T, Signal<K>>,
+        plan: &Plan<V, O>,
+    ) -> (KeyedStream<'scope, T, K, O>, AgentStreams<'scope, T, V, (K, O)>) {
+        let (groups, peers) = (Environment::current().groups, self.stream.scope().peers());
+        // Also where values are with their owner: the exchange leaves them there.
+        let pact = Exchange::new(move |item: &(K, V)| groups.owner_of(&item.0, peers) as u64);
+        let signals = Some(exchanged(signals));
+        let (streams, observed) = build_with_facts::<T, _, V, O, Paired, WithKey, K, _>(
+            self.stream,
+            pact,
+            signals,
+            Paired,
+            plan,
+            true,
+            false,
+        );
+        let streams = AgentStreams::new(streams, observed, plan.0.program.id);
         (KeyedStream { stream: streams.output.clone(), partitioned: true }, streams)
     }
 

@@ -21,7 +21,9 @@ use crate::memory::SlotPlan;
 use crate::policy::{Divergence, Exhausted, Policy};
 use crate::resource::Factory;
 use crate::side::SidePlan;
+use crate::signal::SignalPlan;
 use crate::stats::AgentStats;
+use crate::versions::VersionChange;
 
 pub(crate) type Order<I> = Box<Compare<I>>;
 pub(crate) type Identity<I> = Box<dyn Fn(&I) -> u64 + Send + Sync>;
@@ -116,6 +118,20 @@ pub enum BuildError {
     /// A wait may last for ever while its epoch is held open.
     #[error("calls have no timeout: a wait without bound would hold its epoch open for ever; set `call_timeout`")]
     UnboundedWait,
+    /// A wait for a signal may last for ever while its epoch is held open.
+    #[error(
+        "signal {signal:?} is waited for without bound, which would hold an epoch open for ever: give it one with `within`, or let the agent `carry`"
+    )]
+    UnboundedSignal {
+        /// The signal.
+        signal: String,
+    },
+    /// An event is scheduled, and its epoch would be held open until then.
+    #[error("event {event:?} is scheduled, which would hold its epoch open until then: let the agent `carry`")]
+    HeldSchedule {
+        /// The event.
+        event: String,
+    },
 }
 
 /// All that is wrong with an agent.
@@ -184,6 +200,10 @@ pub(crate) struct Program<O: 'static> {
     /// Whether epochs close without waiting for unfinished runs.
     pub(crate) carry: bool,
     pub(crate) divergence: Divergence,
+    pub(crate) signals: Vec<SignalPlan>,
+    /// The types of events that are scheduled.
+    pub(crate) schedules: Vec<TypeId>,
+    pub(crate) version_change: VersionChange,
     pub(crate) stats: Arc<Mutex<AgentStats>>,
 }
 
@@ -206,6 +226,7 @@ impl<O> Program<O> {
         names("side output", &mut self.sides.iter().map(|s| &s.name));
         names("counter", &mut self.counters.iter());
         names("resource", &mut resource_names.iter());
+        names("signal", &mut self.signals.iter().map(|s| &s.name));
         for (i, event) in self.events.iter().enumerate() {
             if event.name.trim().is_empty() {
                 errors.push(BuildError::EmptyName { what: "event", number: i - 1 });
@@ -247,6 +268,15 @@ impl<O> Program<O> {
         }
         if self.call_timeout.is_none() && !self.carry {
             errors.push(BuildError::UnboundedWait);
+        }
+        if !self.carry {
+            let unbounded = self.signals.iter().filter(|signal| signal.bound.is_none());
+            errors.extend(unbounded.map(|signal| BuildError::UnboundedSignal { signal: signal.name.clone() }));
+            let scheduled = self.events.iter().filter(|e| e.type_id.is_some_and(|id| self.schedules.contains(&id)));
+            errors.extend(scheduled.map(|event| BuildError::HeldSchedule { event: event.name.clone() }));
+        }
+        if self.signals.iter().any(|signal| signal.bound.is_some_and(|bound| bound.is_zero())) {
+            errors.push(BuildError::BadLimit { limit: "within".into() });
         }
         errors
     }
@@ -378,6 +408,9 @@ impl<I, O> Display for Plan<I, O> {
         }
         for resource in program.resources.keys() {
             writeln!(f, "  resource {resource}")?;
+        }
+        for signal in &program.signals {
+            writeln!(f, "  signal {}: {}", signal.name, signal.type_name)?;
         }
         Ok(())
     }

@@ -149,7 +149,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                     ends.entry(*task).or_default().push(end.ordinal);
                     noted.insert((*task, end.ordinal), end.clone());
                 }
-                Entry::Step { .. } | Entry::Again { .. } | Entry::Dropped { .. } => {}
+                Entry::Step { .. } | Entry::Again { .. } | Entry::Dropped { .. } | Entry::Action { .. } => {}
             }
         }
         let mut way = Way { over, ends, tasks: BTreeMap::new(), memos: BTreeMap::new() };
@@ -226,7 +226,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 self.pause_until(run, index, deadline);
             }
             // What was dropped is not among the entries that hold; what is noted comes behind them.
-            Entry::Dropped { .. } | Entry::Given { .. } => {}
+            Entry::Dropped { .. } | Entry::Given { .. } | Entry::Action { .. } => {}
         }
         Ok(())
     }

@@ -41,6 +41,8 @@ pub(crate) struct Run<O> {
     pub(crate) history: Vec<(u32, Payload)>,
     /// Whether the run has taken too long.
     pub(crate) expired: bool,
+    /// Why it is to end, if it was cancelled.
+    pub(crate) cancelled: Option<String>,
     /// Where what is unfinished outlives the process: how the run has gone so far.
     pub(crate) recorded: Option<Box<Recorded>>,
     /// Where ends of calls are noted: the notes of this run.
@@ -66,6 +68,7 @@ impl<O> Run<O> {
             undo: Vec::new(),
             history: Vec::new(),
             expired: false,
+            cancelled: None,
             recorded: None,
             noting: None,
             replays: false,
@@ -215,6 +218,7 @@ pub(crate) struct Saved<O> {
     pub(crate) tagged: Vec<Tagged>,
     pub(crate) sent: Vec<Queued>,
     pub(crate) notifications: Vec<u64>,
+    pub(crate) scheduled: Vec<(u64, Vec<u8>)>,
 }
 
 /// Wakes a task from anywhere, once until it is polled.

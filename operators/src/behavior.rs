@@ -59,6 +59,11 @@ pub enum Work<I> {
         /// That epoch.
         epoch: u64,
     },
+    /// An event that was scheduled is due.
+    Scheduled {
+        /// The event, as it was scheduled.
+        event: Vec<u8>,
+    },
 }
 
 /// How a call to a behavior has left the run.
@@ -157,6 +162,8 @@ pub struct Effects<O, S> {
     pub cancelled: Vec<(u32, u32)>,
     /// Epochs that the run's key wants to be told of.
     pub notifications: Vec<u64>,
+    /// Events that are to come to the run's key: when, in microseconds of the operator's clock, and what.
+    pub scheduled: Vec<(u64, Vec<u8>)>,
 }
 
 impl<O, S> Default for Effects<O, S> {
@@ -168,6 +175,7 @@ impl<O, S> Default for Effects<O, S> {
             timers: Vec::new(),
             cancelled: Vec::new(),
             notifications: Vec::new(),
+            scheduled: Vec::new(),
         }
     }
 }
@@ -273,6 +281,31 @@ pub trait Behavior: 'static {
     /// The run has taken too long; whether it can go on, to its end.
     fn expire(&mut self, run: &mut Self::Run) -> bool;
 
+    /// Keeps a signal of `key` until a run takes it; whether the key's `run` in flight can go on with it.
+    fn signal(&mut self, key: KeyId, run: Option<&mut Self::Run>, name: String, payload: Vec<u8>) -> bool {
+        let _ = (key, run, name, payload);
+        false
+    }
+
+    /// No more signals come, beside those that are kept.
+    fn end_signals(&mut self) {}
+
+    /// Signals have ended; whether the run, which may wait for one, can go on.
+    fn signals_ended(&mut self, run: &mut Self::Run) -> bool {
+        let _ = run;
+        false
+    }
+
+    /// The run is to end when it is resumed, as one that failed for this reason.
+    fn cancel(&mut self, run: &mut Self::Run, reason: &str) {
+        let _ = (run, reason);
+    }
+
+    /// Gives up an input whose run has not begun.
+    fn discard(&mut self, head: &RunHead, input: Self::Input, reason: &str) {
+        let _ = (head, input, reason);
+    }
+
     /// Looks at, and takes from, what runs have brought about.
     fn effects<R>(&mut self, look: impl FnOnce(&mut Effects<Self::Output, Self::Tagged>) -> R) -> R;
 
@@ -303,11 +336,17 @@ pub trait Behavior: 'static {
     }
 
     /// Puts a run back that was in progress, from what [`Behavior::beginning`] and [`Behavior::journal`] gave. When it is
-    /// resumed it goes through its journal and on from there.
+    /// resumed it goes through its journal and on from there. With `true` it begins anew instead: what was stored of it
+    /// is no longer of use.
     ///
     /// # Errors
     /// Why it cannot be.
-    fn restore_run(&mut self, head: &RunHead, beginning: &[u8], journal: Vec<Vec<u8>>) -> Result<Self::Run, String> {
+    fn restore_run(
+        &mut self,
+        head: &RunHead,
+        beginning: &[u8],
+        journal: Vec<Vec<u8>>,
+    ) -> Result<(Self::Run, bool), String> {
         let _ = (head, beginning, journal);
         Err("runs of this kind do not outlive their epoch".to_owned())
     }
@@ -324,10 +363,10 @@ pub trait Behavior: 'static {
         0
     }
 
-    /// The same of what a run is about.
-    fn run_digest(&self, run: &Self::Run) -> u64 {
+    /// The same of what a run is about, if that is known.
+    fn run_digest(&self, run: &Self::Run) -> Option<u64> {
         let _ = run;
-        0
+        None
     }
 
     /// Starts a run that had begun before a crash, and brings it to where its journal ends.

@@ -9,7 +9,7 @@
 //! block   := section*                       groups ascend
 //! section := group:varint length:u32le key{length bytes in all}
 //! key     := length:varint bytes (what value)* 0
-//! what    := 1 | 2 slot:u32le | 3 length:varint text | 4 varint | 5 varint | 6 | 7 varint | 8
+//! what    := 1 | 2 slot:u32le | 3 length:varint text | 4 varint | 5 varint | 6 | 7 varint | 8 | 9 varint | 10 varint
 //! value   := 0 | length+1:varint bytes
 //! ```
 //! Varints are LEB128. A value of `0` retires the fact.
@@ -43,6 +43,10 @@ pub enum What {
     Entry(u64),
     /// The multiplicity of a row of a collection; the key is the row.
     Row,
+    /// A signal that no run has taken, by its number among the key's.
+    Signal(u64),
+    /// An event that is to come at its time, by its number among the key's.
+    Timer(u64),
 }
 
 impl What {
@@ -63,6 +67,8 @@ impl fmt::Display for What {
             What::Run => f.write_str("run"),
             What::Entry(n) => write!(f, "entry {n}"),
             What::Row => f.write_str("row"),
+            What::Signal(n) => write!(f, "signal {n}"),
+            What::Timer(n) => write!(f, "timer {n}"),
         }
     }
 }

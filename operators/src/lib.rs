@@ -22,6 +22,7 @@ pub mod open_work;
 pub mod operator;
 pub mod quiet;
 pub mod runtime;
+pub mod signal;
 pub mod sink;
 pub mod slab;
 pub mod source;

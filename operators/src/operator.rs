@@ -5,7 +5,7 @@
 //! every epoch about a microsecond.
 //!
 //! # Each activation
-//! Advance to the input's frontier; drain inputs, retaining a capability first where none is held at or
+//! Advance to the frontier that inputs and signals have both passed; drain them, retaining a capability first where none is held at or
 //! before their time; drain completions; work within fuel; lower capabilities to the least open times;
 //! ask to be activated again at once if fuel ran out, and at the next deadline.
 
@@ -15,11 +15,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use timely::container::CapacityContainerBuilder;
-use timely::dataflow::channels::pact::ParallelizationContract;
+use timely::dataflow::channels::pact::{ParallelizationContract, Pipeline};
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::OutputBuilderSession;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Stream, StreamVec};
+use timely::progress::frontier::MutableAntichain;
 use tokio::task::AbortHandle;
 
 use crate::behavior::{Behavior, CallJob, Failure};
@@ -32,6 +33,7 @@ use crate::group::KeyGroups;
 use crate::journal::{ActionStateStore, Marker, Note};
 use crate::limits::Limits;
 use crate::runtime::{self, Caller};
+use crate::signal::Signal;
 use crate::stats::RunStats;
 use crate::stop::Stop;
 use crate::time::EpochTime;
@@ -48,6 +50,8 @@ pub struct Options {
     pub tagged: bool,
     /// Whether the facts port exists.
     pub facts: bool,
+    /// Whether somebody keeps what is left of scheduled events when the input has ended.
+    pub outlived: bool,
     /// Its clock.
     pub clock: Clock,
     /// Told, once, when the operator fails; it is inert from then on and keeps its capabilities.
@@ -95,6 +99,7 @@ impl Options {
             groups: KeyGroups::default(),
             tagged: false,
             facts: false,
+            outlived: false,
             clock: Clock::system(),
             on_failure,
             on_end: None,
@@ -119,6 +124,9 @@ pub struct Streams<'scope, T: EpochTime, O: 'static, S: 'static> {
 type Port<T, D> = OutputBuilder<T, CapacityContainerBuilder<Vec<D>>>;
 type PortSession<'a, T, D> = OutputBuilderSession<'a, T, CapacityContainerBuilder<Vec<D>>>;
 
+/// A stream of signals, if there is one, and what brings them to their keys' workers.
+pub type SignalInput<'scope, T, S, Q> = Option<(StreamVec<'scope, T, S>, Q)>;
+
 /// Builds the operator. `pact` must bring every key to one worker; `intake` finds keys; `E` says whether
 /// outputs carry them on.
 pub fn keyed_mailbox<'scope, T, V, P, N, B, E>(
@@ -136,8 +144,44 @@ where
     B: Behavior,
     E: Emission<B::Key, B::Output>,
 {
-    let Options { name, limits, groups, tagged, facts, clock, on_failure, on_end, on_load, stop, restore, journal } =
-        options;
+    let none: SignalInput<'scope, T, Signal<B::Key>, Pipeline> = None;
+    keyed_mailbox_with_signals::<T, V, P, N, B, E, _, _>(stream, pact, none, intake, behavior, options)
+}
+
+/// The same with a second input, of signals for keys.
+pub fn keyed_mailbox_with_signals<'scope, T, V, P, N, B, E, S, Q>(
+    stream: StreamVec<'scope, T, V>,
+    pact: P,
+    signals: SignalInput<'scope, T, S, Q>,
+    intake: N,
+    behavior: B,
+    options: Options,
+) -> Streams<'scope, T, E::Item, B::Tagged>
+where
+    T: EpochTime,
+    V: 'static,
+    P: ParallelizationContract<T, Vec<V>>,
+    N: Intake<V, Key = B::Key, Input = B::Input> + 'static,
+    B: Behavior,
+    E: Emission<B::Key, B::Output>,
+    S: Into<Signal<B::Key>> + 'static,
+    Q: ParallelizationContract<T, Vec<S>>,
+{
+    let Options {
+        name,
+        limits,
+        groups,
+        tagged,
+        facts,
+        outlived,
+        clock,
+        on_failure,
+        on_end,
+        on_load,
+        stop,
+        restore,
+        journal,
+    } = options;
     let scope = stream.scope();
     let worker = scope.worker();
     let (index, peers) = (worker.index(), worker.peers());
@@ -148,6 +192,7 @@ where
     let queue = CompletionQueue::new(Some(worker.sync_activator_for(address.to_vec())));
 
     let mut input = builder.new_input(stream, pact);
+    let mut signals = signals.map(|(signals, pact)| builder.new_input(signals, pact));
     let (port, output) = builder.new_output();
     let mut output_port: Port<T, E::Item> = OutputBuilder::from(port);
     let (mut tagged_port, tagged_stream) = optional_port::<T, B::Tagged>(&mut builder, tagged);
@@ -164,6 +209,12 @@ where
         let mut minimal = Vec::new();
         let (mut driver, caller, mut kept) = match opened {
             Ok((mut driver, caller)) => {
+                if signals.is_none() {
+                    driver.end_signals();
+                }
+                if outlived {
+                    driver.let_scheduled_outlive();
+                }
                 if driver.minimal(&mut minimal) {
                     held.adopt(&initial, &minimal);
                     held_facts.adopt(&initial, &minimal);
@@ -195,6 +246,12 @@ where
                     data.clear();
                     kept.push(capability.retain(0));
                 });
+                if let Some(signals) = &mut signals {
+                    signals.for_each(|capability, data| {
+                        data.clear();
+                        kept.push(capability.retain(0));
+                    });
+                }
                 return;
             };
             let before = clock.now_ns();
@@ -204,7 +261,12 @@ where
             if let Some(journal) = &journal {
                 driver.committed((journal.committed)());
             }
-            driver.advance(frontiers[0].frontier().iter().map(EpochTime::epoch).min());
+            // The least of all: an epoch is over when no input has more of it.
+            let least = |input: &MutableAntichain<T>| input.frontier().iter().map(EpochTime::epoch).min();
+            let open = frontiers.iter().filter_map(least).min();
+            if signals.is_some() && frontiers[1].is_empty() {
+                driver.end_signals();
+            }
 
             let mut fuel = driver.limits().fuel;
             let more;
@@ -220,11 +282,18 @@ where
                     journal: journal.as_ref(),
                     queue: &queue,
                 };
+                driver.advance_to(open, &mut ports);
                 // Not `for_each_time`: it sorts by time, unstably, and a sender's order is to be kept (S2).
                 input.for_each(|capability, batch| {
                     ports.retain(&capability);
                     driver.input(&intake, capability.time(), batch, &mut fuel, &mut ports);
                 });
+                if let Some(signals) = &mut signals {
+                    signals.for_each(|capability, batch| {
+                        ports.retain(&capability);
+                        driver.signals(capability.time(), batch.drain(..), &mut ports);
+                    });
+                }
                 queue.drain(|completion| driver.complete(completion, &mut ports));
                 more = driver.work(&mut fuel, &mut ports);
             }

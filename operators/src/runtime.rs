@@ -426,7 +426,7 @@ mod tests {
                     seen.push((call.call, "refused"));
                 }
                 Completion::Call { call, result: Err(_), .. } => seen.push((call.call, "fails")),
-                Completion::Waits { .. } | Completion::Wake { .. } => {}
+                other => assert!(matches!(other, Completion::Waits { .. } | Completion::Wake { .. }), "{other:?}"),
             }
             seen.len() == 7
         });

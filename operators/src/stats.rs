@@ -19,6 +19,8 @@ pub struct RunStats {
     pub replayed: u64,
     /// Journals of before a crash whose inputs did not come again.
     pub orphans: u64,
+    /// Runs and waiting inputs that were cancelled from outside.
+    pub cancelled: u64,
     /// Nanoseconds from the start of a run to its end. Runs that never wait are timed per batch.
     pub latency_ns: Histogram<u64>,
 }
@@ -26,7 +28,7 @@ pub struct RunStats {
 impl Default for RunStats {
     fn default() -> Self {
         let latency_ns = Histogram::new(2).expect("two significant digits are allowed");
-        RunStats { runs: 0, inline: 0, late: 0, calls: 0, replayed: 0, orphans: 0, latency_ns }
+        RunStats { runs: 0, inline: 0, late: 0, calls: 0, replayed: 0, orphans: 0, cancelled: 0, latency_ns }
     }
 }
 
@@ -45,6 +47,7 @@ impl RunStats {
         self.calls += other.calls;
         self.replayed += other.replayed;
         self.orphans += other.orphans;
+        self.cancelled += other.cancelled;
         // Both histograms resize themselves: every value fits.
         let _ = self.latency_ns.add(&other.latency_ns);
     }
@@ -59,6 +62,7 @@ impl Debug for RunStats {
             .field("calls", &self.calls)
             .field("replayed", &self.replayed)
             .field("orphans", &self.orphans)
+            .field("cancelled", &self.cancelled)
             .finish_non_exhaustive()
     }
 }

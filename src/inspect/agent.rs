@@ -34,6 +34,10 @@ struct Shown<'a> {
     notifications: Vec<Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     waiting: Vec<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    signals: Vec<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    scheduled: Vec<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<Value>,
 }
@@ -54,6 +58,8 @@ impl AgentState {
             paths: Map::new(),
             notifications: Vec::new(),
             waiting: Vec::new(),
+            signals: Vec::new(),
+            scheduled: Vec::new(),
             run: None,
         };
         let entries = facts.iter().filter(|(what, _)| matches!(what, What::Entry(_)));
@@ -75,6 +81,8 @@ impl AgentState {
                     Some((time, input)) => json!({"number": n, "time": time, "input": formats.input(&input)}),
                     None => json!({"number": n, "bytes": hex(bytes)}),
                 }),
+                What::Signal(n) => shown.signals.push(unfinished::signal(*n, bytes)),
+                What::Timer(n) => shown.scheduled.push(unfinished::scheduled(formats, *n, bytes)),
                 What::Run => shown.run = Some(unfinished::show(formats, bytes, &entries)),
                 What::Entry(_) | What::Row => {}
             }

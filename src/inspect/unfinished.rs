@@ -46,8 +46,32 @@ fn entry(formats: &Formats, bytes: &[u8]) -> Value {
         }
         Ok(Entry::Given { task, end }) => json!({"given": {"task": name(task), "result": result(end)}}),
         Ok(Entry::Dropped { kept }) => json!({"dropped": {"kept": kept}}),
+        Ok(Entry::Action { name, version }) => json!({"action": {"name": name, "version": version}}),
         Err(_) => json!({"bytes": hex(bytes)}),
     }
+}
+
+/// A signal that is kept.
+pub(super) fn signal(number: u64, bytes: &[u8]) -> Value {
+    match postcard::from_bytes::<(String, Vec<u8>)>(bytes) {
+        Ok((name, payload)) => {
+            let value = serde_json::from_slice(&payload).unwrap_or_else(|_| Value::String(hex(&payload)));
+            json!({"number": number, "signal": name, "value": value})
+        }
+        Err(_) => json!({"number": number, "bytes": hex(bytes)}),
+    }
+}
+
+/// An event that is scheduled.
+pub(super) fn scheduled(formats: &Formats, number: u64, bytes: &[u8]) -> Value {
+    let timed = formats.timed(bytes);
+    let rest = timed.and_then(|(time, rest)| Some((time, postcard::from_bytes::<(u64, Vec<u8>)>(&rest).ok()?)));
+    let Some((time, (due, event))) = rest else { return json!({"number": number, "bytes": hex(bytes)}) };
+    let (event, value) = match postcard::from_bytes(&event) {
+        Ok(packed) => unpacked(formats, packed),
+        Err(_) => (String::new(), Value::String(hex(&event))),
+    };
+    json!({"number": number, "time": time, "due": due, "event": event, "value": value})
 }
 
 /// A task: where its event was sent, and its attempt.
@@ -70,7 +94,13 @@ fn result(End { ordinal, asked, given }: End) -> Value {
 }
 
 fn sent(formats: &Formats, sent: Sent) -> Value {
-    let (event, value) = match sent.event {
+    let (event, value) = unpacked(formats, sent.event);
+    json!({"event": event, "value": value, "path": format!("{:016x}", sent.path), "next": sent.next})
+}
+
+/// The name of an event, and what it says.
+fn unpacked(formats: &Formats, event: Packed) -> (String, Value) {
+    match event {
         Packed::Input => ("input".to_owned(), Value::Null),
         Packed::Typed(name, bytes) => {
             let value = formats.event(&name, &bytes);
@@ -80,8 +110,7 @@ fn sent(formats: &Formats, sent: Sent) -> Value {
             let value = serde_json::from_str(&attributes).unwrap_or(Value::String(attributes));
             (name, value)
         }
-    };
-    json!({"event": event, "value": value, "path": format!("{:016x}", sent.path), "next": sent.next})
+    }
 }
 
 /// What was written, by slot or path; null where it was removed.

@@ -23,6 +23,7 @@ use crate::behavior::AgentBehavior;
 use crate::memory::{PATHS, PathColumn, PathError, Remembered, Slot, SlotColumn};
 use crate::plan::Plan;
 use crate::side::Tag;
+use crate::signal::Signal;
 use crate::tagged::{DeadLetter, EventRecord, Tagged};
 
 /// Finds the key of an input.
@@ -141,7 +142,9 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
         let observed = Rc::new(Cell::new(false));
         let behavior = AgentBehavior::new(plan, Rc::clone(&observed));
         let queue = CompletionQueue::new(None);
-        let driver = Driver::new(behavior, plan.limits(), KeyGroups::default(), queue.clone(), worker, peers, true)?;
+        let groups = KeyGroups::default();
+        let mut driver = Driver::new(behavior, plan.limits(), groups, queue.clone(), worker, peers, true)?;
+        driver.let_scheduled_outlive();
         let now = Rc::new(Cell::new(0));
         Ok(Harness {
             driver,
@@ -277,14 +280,50 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
         assert!(ahead, "epochs ascend: {epoch} has closed");
         self.input = Some(next);
         self.driver.tick(self.now.get());
-        self.driver.advance(Some(epoch));
+        self.driver.advance_to(Some(epoch), &mut self.rim);
     }
 
-    /// Ends the input.
+    /// Ends the input, and that of signals.
     pub fn end(&mut self) {
         self.input = None;
         self.driver.tick(self.now.get());
-        self.driver.advance(None);
+        self.driver.end_signals();
+        self.driver.advance_to(None, &mut self.rim);
+    }
+
+    /// Brings a signal at the least time of `epoch`.
+    ///
+    /// # Panics
+    /// When the epoch has closed, or the input has ended.
+    pub fn signal(&mut self, epoch: u64, signal: Signal<K>) {
+        self.signal_at(T::minimum().with_epoch(epoch), signal);
+    }
+
+    /// Brings a signal at `time`.
+    ///
+    /// # Panics
+    /// When the epoch of `time` has closed, or the input has ended.
+    #[expect(clippy::needless_pass_by_value, reason = "a time is a small value; callers write it in place")]
+    pub fn signal_at(&mut self, time: T, signal: Signal<K>) {
+        let open = self.input.as_ref().is_some_and(|least| least.less_equal(&time));
+        assert!(open, "a signal comes at a time that is open at the input, not at {time:?}");
+        self.driver.tick(self.now.get());
+        self.driver.signals(&time, std::iter::once(signal), &mut self.rim);
+    }
+
+    /// Ends the input of signals alone.
+    pub fn end_signals(&mut self) {
+        let epoch = self.input.as_ref().map(EpochTime::epoch);
+        self.driver.tick(self.now.get());
+        self.driver.end_signals();
+        self.driver.advance_to(epoch, &mut self.rim);
+    }
+
+    /// How many signals of that name are kept for a key.
+    pub fn signals(&mut self, key: &K, name: &str) -> usize {
+        let Some(id) = self.driver.key_id(key) else { return 0 };
+        let core = self.driver.behavior().core().expect("open");
+        core.common.signals.borrow().count(id, name)
     }
 
     /// Runs one task, or what else is due; false when there was nothing to do.

@@ -7,6 +7,7 @@
 mod bounds;
 mod build_errors;
 mod calls;
+mod cancel;
 mod carry;
 mod collections;
 mod defects;
@@ -25,6 +26,9 @@ mod ordering;
 mod placement;
 mod plans;
 mod retries;
+mod signals;
 mod steps;
 mod streams;
 mod support;
+mod timers;
+mod versions;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 mod checkpoints;
+mod signals;
 
 use std::fs;
 use std::sync::Arc;

@@ -12,3 +12,4 @@ mod live;
 mod support;
 mod unfinished;
 mod usage;
+mod waiting;

@@ -23,12 +23,14 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         K: Sink<T, E::Item, B::Tagged>,
     {
         // The lists keep their capacity: they are lent for the time of this call.
-        let Requests { mut cancelled, mut calls, mut timers, mut notifications } = std::mem::take(&mut self.requests);
+        let Requests { mut cancelled, mut calls, mut timers, mut notifications, mut scheduled } =
+            std::mem::take(&mut self.requests);
         self.behavior.effects(|effects| {
             std::mem::swap(&mut effects.cancelled, &mut cancelled);
             std::mem::swap(&mut effects.calls, &mut calls);
             std::mem::swap(&mut effects.timers, &mut timers);
             std::mem::swap(&mut effects.notifications, &mut notifications);
+            std::mem::swap(&mut effects.scheduled, &mut scheduled);
         });
         for CallStart { task, call, name: called, timeout, noted, job } in calls.drain(..) {
             let name = CallRef { run: token, task, call };
@@ -69,18 +71,28 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 self.register(key, &time, epoch);
             }
         }
-        self.requests = Requests { cancelled, calls, timers, notifications };
+        if !scheduled.is_empty() {
+            let run = self.runs.get_mut(token).expect("in flight");
+            let (key, time) = (run.head.key, run.time.clone());
+            for (deadline, event) in scheduled.drain(..) {
+                self.schedule(key, &time, deadline, event);
+            }
+        }
+        self.requests = Requests { cancelled, calls, timers, notifications, scheduled };
     }
 
     /// Does what a run that has ended asked for: of its calls nobody waits any more.
     #[cold]
     pub(super) fn control_of_ended(&mut self, key: KeyId, time: &T) {
-        let notifications = self.behavior.effects(|effects| {
+        let (notifications, scheduled) = self.behavior.effects(|effects| {
             effects.calls.clear();
             effects.timers.clear();
             effects.cancelled.clear();
-            std::mem::take(&mut effects.notifications)
+            (std::mem::take(&mut effects.notifications), std::mem::take(&mut effects.scheduled))
         });
+        for (deadline, event) in scheduled {
+            self.schedule(key, time, deadline, event);
+        }
         for epoch in notifications {
             self.register(key, time, epoch);
         }
@@ -242,6 +254,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             match deadline {
                 Deadline::Timer(call) => self.end_call(call, Ok(CallValue::Unit), false),
                 Deadline::Call(call, limit) => self.settle(call, Err(CallFailure::Timeout(limit)), true, sink),
+                Deadline::Scheduled(key, number) => self.fire_scheduled(key, number),
                 Deadline::Run(token) => {
                     if let Some(active) = self.runs.get_mut(token) {
                         active.deadline = None;

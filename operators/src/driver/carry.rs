@@ -13,6 +13,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::mailbox::{Mailbox, Waiting};
+use super::scheduled::Scheduled;
 use super::{ActiveRun, Arrived, Driver, Emission, KeyState};
 use crate::behavior::Behavior;
 use crate::fact::{KeyWriter, What};
@@ -147,9 +148,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     }
 
     fn encode(&mut self, key: KeyId, epoch: u64) {
-        let Driver { seal, behavior, states, runs, carried, .. } = self;
+        let Driver { seal, behavior, states, runs, carried, scheduled, .. } = self;
         if let Some(seal) = seal {
-            seal.encode(key, epoch, |facts| write(behavior, states, runs, carried.as_mut(), key, facts));
+            seal.encode(key, epoch, |facts| write(behavior, states, runs, carried.as_mut(), scheduled, key, facts));
         }
     }
 
@@ -191,13 +192,17 @@ pub(super) fn write<T: EpochTime, B: Behavior>(
     states: &mut [KeyState<T, B::Input>],
     runs: &mut Slab<ActiveRun<T, B::Run>>,
     carried: Option<&mut Carried>,
+    scheduled: &mut Scheduled<T>,
     key: KeyId,
     facts: &mut KeyWriter,
 ) {
     let state = &mut states[key.index()];
     facts.put_number(&What::Sequence, state.sequence);
     match carried {
-        Some(carried) => carried.facts(behavior, state, runs, key, facts),
+        Some(carried) => {
+            carried.facts(behavior, state, runs, key, facts);
+            scheduled.facts(key, facts);
+        }
         None => behavior.facts(key, None, facts),
     }
 }

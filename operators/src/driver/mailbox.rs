@@ -1,8 +1,8 @@
 //! Per-key mailboxes: work waits here until its run may start (rule S2).
 //!
 //! # Invariants
-//! - Work stands in ascending order of epochs; of one epoch inputs first, in order of arrival, then the
-//!   notification.
+//! - Work stands in ascending order of epochs; of one epoch inputs and scheduled events first, in order of arrival,
+//!   then the notification.
 //! - A key without a run and without waiting work has no mailbox.
 
 use std::collections::VecDeque;
@@ -17,19 +17,21 @@ pub(super) enum Waiting<T, I> {
     Input { time: T, bytes: usize, input: I, number: Option<u64> },
     /// The end of the epoch of `time`.
     Notify { time: T },
+    /// A scheduled event that is due, by its number; `time` is when it came to be.
+    Scheduled { time: T, number: u64 },
 }
 
 impl<T: EpochTime, I> Waiting<T, I> {
     pub(super) fn time(&self) -> &T {
         match self {
-            Waiting::Input { time, .. } | Waiting::Notify { time } => time,
+            Waiting::Input { time, .. } | Waiting::Notify { time } | Waiting::Scheduled { time, .. } => time,
         }
     }
 
     pub(super) fn input(&self) -> Option<&I> {
         match self {
             Waiting::Input { input, .. } => Some(input),
-            Waiting::Notify { .. } => None,
+            Waiting::Notify { .. } | Waiting::Scheduled { .. } => None,
         }
     }
 
@@ -53,14 +55,19 @@ impl<T: EpochTime, I> Mailbox<T, I> {
 
     /// Adds an input behind all inputs of its epoch and before the epoch's notification.
     pub(super) fn push_input(&mut self, time: T, bytes: usize, input: I) {
-        let epoch = time.epoch();
+        self.push(Waiting::Input { time, bytes, input, number: None });
+    }
+
+    /// Adds work that is no notification, in the same place.
+    pub(super) fn push(&mut self, work: Waiting<T, I>) {
+        let epoch = work.time().epoch();
         let behind = self
             .waiting
             .iter()
             .rev()
             .take_while(|w| w.time().epoch() > epoch || w.is_notify() && w.time().epoch() == epoch)
             .count();
-        self.waiting.insert(self.waiting.len() - behind, Waiting::Input { time, bytes, input, number: None });
+        self.waiting.insert(self.waiting.len() - behind, work);
     }
 
     /// Adds a notification behind all work of its epoch; false when there is one already.
@@ -93,7 +100,7 @@ mod tests {
             .iter()
             .map(|w| match w {
                 Waiting::Input { input, .. } => input.to_string(),
-                Waiting::Notify { time } => format!("end {time}"),
+                Waiting::Notify { time } | Waiting::Scheduled { time, .. } => format!("end {time}"),
             })
             .collect();
         assert_eq!(order, ["a", "b", "end 1", "c"]);

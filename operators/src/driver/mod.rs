@@ -27,8 +27,10 @@ mod intake;
 mod mailbox;
 mod notes;
 mod restore;
+mod scheduled;
 mod seal;
 mod shape;
+mod signals;
 mod view;
 
 use std::borrow::Cow;
@@ -42,8 +44,10 @@ use self::carry::Carried;
 use self::mailbox::{Mailbox, Waiting};
 use self::notes::Notes;
 use self::restore::Restoring;
+use self::scheduled::Scheduled;
 use self::seal::Seal;
 pub use self::shape::{Bare, ByRef, Emission, Intake, Paired, WithKey};
+use self::signals::Signals;
 use crate::behavior::{Behavior, CallJob, CallStart, Failure, Opening, Progress, RunHead, Sequence, TimerStart, Work};
 use crate::completion::{CallRef, Completion, CompletionQueue};
 use crate::fact::{Block, KeyWriter};
@@ -127,6 +131,7 @@ struct Requests {
     calls: Vec<CallStart>,
     timers: Vec<TimerStart>,
     notifications: Vec<u64>,
+    scheduled: Vec<(u64, Vec<u8>)>,
 }
 
 enum Deadline {
@@ -136,6 +141,8 @@ enum Deadline {
     Call(CallRef, Duration),
     /// A run has taken too long.
     Run(RunToken),
+    /// A scheduled event is due.
+    Scheduled(KeyId, u64),
 }
 
 #[derive(Debug)]
@@ -178,6 +185,8 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     /// Inputs whose epoch is current and whose turn has not come: ascending epochs.
     backlog: VecDeque<Arrived<T, B::Input>>,
     notifications: BTreeMap<u64, Registered<T>>,
+    signals: Signals<T>,
+    scheduled: Scheduled<T>,
     runs: Slab<ActiveRun<T, B::Run>>,
     ready_runs: VecDeque<RunToken>,
     ready_keys: VecDeque<KeyId>,
@@ -246,6 +255,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             later: BTreeMap::new(),
             backlog: VecDeque::new(),
             notifications: BTreeMap::new(),
+            signals: Signals::default(),
+            scheduled: Scheduled::default(),
             runs: Slab::default(),
             ready_runs: VecDeque::new(),
             ready_keys: VecDeque::new(),
@@ -331,6 +342,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let last = || self.backlog.iter().map(|arrived| arrived.time.epoch()).max();
         if let Some(epoch) = epoch.or_else(last) {
             self.carry_to(epoch);
+        }
+        if self.epoch.is_none() {
+            self.leave_scheduled();
         }
     }
 
@@ -635,6 +649,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 let epoch = time.epoch();
                 (time, Work::Notify { epoch })
             }
+            Waiting::Scheduled { time, number } => {
+                let event = self.scheduled.begin(key, number).expect("it waits until its run begins");
+                (time, Work::Scheduled { event })
+            }
         };
         self.stage(&self.at(&time), sink);
         let mut head = self.head(&time);
@@ -706,11 +724,11 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
-        let Driver { seal, behavior, states, runs, carried, open, epoch, .. } = self;
+        let Driver { seal, behavior, states, runs, carried, scheduled, open, epoch, .. } = self;
         let Some(seal) = seal else { return false };
         let is_over = |e: u64| epoch.is_none_or(|now| e < now) && open.least_epoch().is_none_or(|least| e < least);
         let write = |key: KeyId, facts: &mut KeyWriter| {
-            carry::write(behavior, states, runs, carried.as_mut(), key, facts);
+            carry::write(behavior, states, runs, carried.as_mut(), scheduled, key, facts);
         };
         seal.close(write, is_over, &mut |block| sink.facts(block))
     }

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::{Arrived, Driver, Emission, Sink};
 use crate::behavior::{Behavior, CallJob, PastRun, Progress, RunHead, RunNote, Work, notification_digest};
 use crate::completion::{CallRef, CallResult, Completion};
+use crate::hash::stable_hash;
 use crate::keys::KeyId;
 use crate::slab::RunToken;
 use crate::time::EpochTime;
@@ -197,10 +198,13 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             }
             let token = state.mailbox.as_ref().and_then(|mailbox| mailbox.run);
             if let Some(active) = token.and_then(|token| runs.get_mut(token)) {
-                active.digest = behavior.run_digest(&active.run);
-                let its =
-                    |journal: &Journal| journal.sequence == active.head.sequence && journal.digest == active.digest;
+                let (sequence, digest) = (active.head.sequence, behavior.run_digest(&active.run));
+                let its = |journal: &Journal| {
+                    journal.sequence == sequence && digest.is_none_or(|digest| journal.digest == digest)
+                };
+                active.digest = digest.unwrap_or(0);
                 if let Some(at) = past.journals.iter().position(its) {
+                    active.digest = past.journals[at].digest;
                     let given = behavior.restore_notes(&mut active.run, past.journals.swap_remove(at).run);
                     taken = std::mem::replace(&mut taken, Ok(())).and(given);
                 }
@@ -297,6 +301,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             }
             // Their order follows from the inputs'.
             Work::Notify { epoch } => notification_digest(*epoch),
+            Work::Scheduled { event } => stable_hash(event),
         };
         notes.beginning = digest;
         match if notes.has_past() { notes.claim(head.key, digest) } else { None } {

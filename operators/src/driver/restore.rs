@@ -24,6 +24,7 @@ pub(super) struct Restoring<T> {
     waiting: BTreeMap<(KeyId, u64), Vec<u8>>,
     runs: BTreeMap<KeyId, Vec<u8>>,
     entries: BTreeMap<(KeyId, u64), Vec<u8>>,
+    timers: BTreeMap<(KeyId, u64), Vec<u8>>,
 }
 
 impl<T> Default for Restoring<T> {
@@ -33,6 +34,7 @@ impl<T> Default for Restoring<T> {
             waiting: BTreeMap::new(),
             runs: BTreeMap::new(),
             entries: BTreeMap::new(),
+            timers: BTreeMap::new(),
         }
     }
 }
@@ -65,6 +67,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             What::Waiting(n) => upsert(&mut self.restoring.waiting, (id, *n), fact.value),
             What::Run => upsert(&mut self.restoring.runs, id, fact.value),
             What::Entry(n) => upsert(&mut self.restoring.entries, (id, *n), fact.value),
+            What::Timer(n) => upsert(&mut self.restoring.timers, (id, *n), fact.value),
             what => self.behavior.restore(id, what, fact.value).map_err(|error| format!("key {key:?}: {error}"))?,
         }
         Ok(())
@@ -79,8 +82,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         self.start = resume;
         self.epoch = Some(resume);
         self.behavior.advance(self.epoch);
-        let Restoring { notifications, waiting, runs, entries } = std::mem::take(&mut self.restoring);
-        if self.carried.is_none() && !(waiting.is_empty() && runs.is_empty()) {
+        let Restoring { notifications, waiting, runs, entries, timers } = std::mem::take(&mut self.restoring);
+        if self.carried.is_none() && !(waiting.is_empty() && runs.is_empty() && timers.is_empty()) {
             return Err("it has unfinished runs, which only an agent that carries them can take over".into());
         }
         let wrong = |error: postcard::Error| format!("unfinished work: {error}");
@@ -95,8 +98,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             let mut head = self.head(&time);
             head.key = key;
             head.sequence = self.states[key.index()].sequence;
-            let run = self.behavior.restore_run(&head, &beginning, journal)?;
-            self.put_back(head, time, run, count);
+            let (run, anew) = self.behavior.restore_run(&head, &beginning, journal)?;
+            self.put_back(head, time, run, count, anew);
         }
         for ((key, n), bytes) in waiting {
             let (time, input): (T, Vec<u8>) = postcard::from_bytes(&bytes).map_err(wrong)?;
@@ -119,6 +122,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             }
         }
         self.restored_notes()?;
+        for ((key, number), bytes) in timers {
+            self.restore_scheduled(key, number, &bytes).map_err(wrong)?;
+        }
         for ((epoch, key), at) in notifications {
             if epoch < resume {
                 self.open.add(&at.with_epoch(resume), 1);
@@ -130,11 +136,13 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         Ok(())
     }
 
-    /// Takes back a run in progress whose journal has `entries`.
-    fn put_back(&mut self, head: RunHead, time: T, run: B::Run, entries: u64) {
+    /// Takes back a run in progress whose journal has `entries`, which it begins anew.
+    fn put_back(&mut self, head: RunHead, time: T, run: B::Run, entries: u64, anew: bool) {
         self.open.add(&self.at(&time), 1);
         if let Some(carried) = &mut self.carried {
-            let persisted = Persisted { run: Some(head.sequence), entries, first: 0, next: 0 };
+            // No run has the number 0: what is stored is of another.
+            let stored = if anew { 0 } else { head.sequence };
+            let persisted = Persisted { run: Some(stored), entries, first: 0, next: 0 };
             carried.keys.insert(head.key, persisted);
         }
         let deadline = self.deadline(head.token);

@@ -98,6 +98,8 @@ const WAITING: u8 = 5;
 const RUN: u8 = 6;
 const ENTRY: u8 = 7;
 const ROW: u8 = 8;
+const SIGNAL: u8 = 9;
+const TIMER: u8 = 10;
 /// Behind the last fact of a key.
 const END_OF_KEY: u8 = 0;
 
@@ -263,6 +265,8 @@ impl KeyWriter {
             What::Run => bytes.push(RUN),
             What::Entry(n) => tagged(bytes, ENTRY, *n),
             What::Row => bytes.push(ROW),
+            What::Signal(n) => tagged(bytes, SIGNAL, *n),
+            What::Timer(n) => tagged(bytes, TIMER, *n),
         }
         bytes.push(0);
         bytes.len() - 1
@@ -417,6 +421,8 @@ impl<'a> Cursor<'a> {
             RUN => What::Run,
             ENTRY => What::Entry(self.varint()?),
             ROW => What::Row,
+            SIGNAL => What::Signal(self.varint()?),
+            TIMER => What::Timer(self.varint()?),
             _ => return Err(self.wrong("an unknown kind of fact")),
         }))
     }
@@ -446,13 +452,15 @@ mod tests {
         );
         writer.key(3, &5, |key| key.extend_from_slice(b"no facts"), |_| {});
         writer.key(3, &6, |key| key.extend_from_slice(b"b"), |facts| facts.retire(&What::Entry(900)));
+        writer.key(4, &8, |_| {}, |facts| facts.put_bytes(&What::Signal(1 << 32), b"s"));
+        writer.key(4, &8, |_| {}, |facts| facts.put_bytes(&What::Timer(2), b"tt"));
         one(&mut writer)
     }
 
     #[test]
     fn facts_come_back_as_they_were_written() {
         let block = sample();
-        assert_eq!(block.count, 4);
+        assert_eq!(block.count, 6);
         let facts = block.facts().unwrap();
         let brief: Vec<_> =
             facts.iter().map(|f| (f.time, f.group, &*f.key, f.what.clone(), f.value.as_ref().map(Vec::len))).collect();
@@ -462,16 +470,18 @@ mod tests {
                 (5, 3, &b"a"[..], What::Slot(7), Some(2)),
                 (5, 3, &b"a"[..], What::Path("x.y".into()), Some(202)),
                 (6, 3, &b"b"[..], What::Entry(900), None),
+                (8, 4, &b""[..], What::Signal(1 << 32), Some(1)),
+                (8, 4, &b""[..], What::Timer(2), Some(2)),
                 (7, 900, &b""[..], What::Row, Some(0)),
             ]
         );
-        assert_eq!(sections(&block.bytes).unwrap().iter().map(|s| s.group).collect::<Vec<_>>(), [3, 900]);
+        assert_eq!(sections(&block.bytes).unwrap().iter().map(|s| s.group).collect::<Vec<_>>(), [3, 4, 900]);
     }
 
     #[test]
     fn a_reader_passes_over_groups_of_others() {
         let mut seen = 0;
-        facts(&sample().bytes, 4..1000, &mut |fact| {
+        facts(&sample().bytes, 5..1000, &mut |fact| {
             assert_eq!(fact.group, 900);
             seen += 1;
         })

@@ -1,0 +1,104 @@
+//! Versions of actions: a run of a checkpoint goes on only with the code that it began with.
+//!
+//! The journal of a run names each action that has taken a turn, with its version. Where the program has another, what the
+//! journal says of the action is not to be replayed, and the agent's choice decides.
+
+use timely_agents_operators::behavior::RunHead;
+use timely_agents_operators::keys::Key;
+
+use crate::agent::{Agent, Input};
+use crate::behavior::{AgentBehavior, ROOT};
+use crate::event::{Notification, names};
+use crate::journal::{self, Beginning, Entry, Packed, Recorded, Sent};
+use crate::run::Run;
+
+/// What becomes of an unfinished run of a checkpoint if an action that it has started is of another version now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VersionChange {
+    /// The job does not start.
+    #[default]
+    Refuse,
+    /// The run begins again from its input. What it has output and flushed stays; its calls are made again.
+    Restart,
+    /// The run is undone, and its input dead-lettered.
+    DeadLetter,
+}
+
+impl<I: Input, O: 'static> Agent<I, O> {
+    /// What becomes of a run that a checkpoint has in progress, if an action that it has started is of another
+    /// [version](crate::ActionOptions::version) now, or is gone. Default: the job does not start.
+    pub fn on_version_change(&mut self, then: VersionChange) -> &mut Self {
+        self.version_change = then;
+        self
+    }
+}
+
+impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
+    /// Puts back a run of a checkpoint; whether it begins anew.
+    pub(crate) fn take_over(
+        &mut self,
+        head: &RunHead,
+        beginning: &[u8],
+        entries: &[Vec<u8>],
+    ) -> Result<(Box<Run<O>>, bool), String> {
+        let mut run = Self::begin_replay(beginning, entries)?;
+        let mut started = Vec::new();
+        let mut changed = None;
+        let program = &self.plan.program;
+        for entry in run.recorded.iter().flat_map(|recorded| &recorded.replay) {
+            let Entry::Action { name, version } = entry else { continue };
+            match program.actions.iter().position(|action| action.name == *name) {
+                Some(index) if program.actions[index].options.version == *version => started.push(index as u32),
+                index => {
+                    let now = index.map(|index| program.actions[index].options.version);
+                    changed = Some((name.clone(), *version, now));
+                }
+            }
+        }
+        let Some((action, then, now)) = changed else {
+            if let Some(recorded) = &mut run.recorded {
+                recorded.started = started;
+            }
+            return Ok((run, false));
+        };
+        let key = self.opened().1.core.keys.text(head.key);
+        let now = now.map_or_else(|| "is gone".to_owned(), |now| format!("has version {now} now"));
+        let message = format!("action {action:?} was of version {then} when the run started it, and {now}");
+        let agent = &self.plan.program.name;
+        match self.plan.program.version_change {
+            VersionChange::Refuse => Err(format!(
+                "agent {agent}, key {key}: {message}: its journal is not replayed on other code; choose with \
+                 `on_version_change`: `Restart` begins such runs again from their input, `DeadLetter` gives them up"
+            )),
+            VersionChange::Restart => {
+                tracing::warn!(agent, key, message, "a run begins again");
+                Self::anew(run, beginning).map(|run| (run, true))
+            }
+            VersionChange::DeadLetter => {
+                run.cancelled = Some(message);
+                run.replays = false;
+                Ok((run, false))
+            }
+        }
+    }
+
+    /// A run as it was before its first action.
+    fn anew(mut run: Box<Run<O>>, beginning: &[u8]) -> Result<Box<Run<O>>, String> {
+        let mut begun: Beginning = postcard::from_bytes(beginning).map_err(|error| error.to_string())?;
+        let first = if run.input.is_some() {
+            Some(Packed::Input)
+        } else {
+            let notification =
+                |epoch| Packed::Typed(names::NOTIFICATION.to_owned(), journal::encode(&Notification { epoch }));
+            run.notifying.map(notification)
+        };
+        if let Some(event) = first {
+            begun.queue = vec![Sent { path: ROOT, next: 0, event }];
+        }
+        // The run of a scheduled event had not done anything when it was put down: its queue is what it was.
+        begun.writes.clear();
+        let beginning = journal::encode(&begun);
+        run.recorded = Some(Box::new(Recorded { beginning, ..Recorded::default() }));
+        Ok(run)
+    }
+}

@@ -1,0 +1,117 @@
+//! Versions of actions (D7, D8): a run goes on with the code that it began with, or not at all.
+
+use timely_agents::testing::Harness;
+use timely_agents::{Agent, Plan, VersionChange};
+use timely_agents_operators::fact::Fact;
+
+use crate::support::{Pair, Ping, Test, finish, values};
+
+/// Asks once before and once after an event, in actions of these versions.
+fn asking(first: u32, second: u32, then: VersionChange) -> Plan<Pair, String> {
+    let mut agent = Agent::<Pair, String>::new("asking");
+    agent.carry();
+    agent.on_version_change(then);
+    let runs = agent.memory::<u64>("runs");
+    agent
+        .on_input_async("first", async move |(_, i), ctx| {
+            ctx.update(runs, |n| *n += 1);
+            let a = ctx.durable("a", *i, async |i| i * 10).await?;
+            ctx.output(format!("a {a} by {first}, run {}", ctx.get(runs).unwrap_or(0)));
+            ctx.send(Ping(a));
+            Ok(())
+        })
+        .version(first);
+    agent
+        .on_async::<Ping>("second", async move |Ping(a), ctx| {
+            let b = ctx.durable("b", *a, async |a| a + 1).await?;
+            ctx.output(format!("b {b} by {second}"));
+            Ok(())
+        })
+        .version(second);
+    agent.build().unwrap()
+}
+
+/// The facts of a run whose first action is over, if `calls` is 1, or not, if it is 0; another input waits.
+fn begun(calls: usize) -> Vec<Fact<u64>> {
+    let mut test = Harness::new(&asking(1, 1, VersionChange::Refuse), |pair: &Pair| pair.0).unwrap();
+    test.push(0, (7, 1));
+    test.push(0, (7, 2));
+    test.run();
+    for _ in 0..calls {
+        test.complete(test.calls()[0].id);
+        test.run();
+    }
+    test.advance(1);
+    test.step();
+    test.facts()
+}
+
+fn go_on(plan: &Plan<Pair, String>, facts: &[Fact<u64>]) -> Result<Test<String>, String> {
+    Harness::restored(plan, |pair: &Pair| pair.0, 1, facts).map_err(|failure| failure.to_string())
+}
+
+fn outputs(test: &mut Test<String>) -> Vec<String> {
+    test.run();
+    while let Some(call) = test.calls().first().map(|call| call.id) {
+        test.complete(call);
+        test.run();
+    }
+    let outputs = values(test);
+    finish(test);
+    outputs
+}
+
+#[test]
+fn run_goes_on_where_its_actions_are_of_the_same_versions() {
+    let mut test = go_on(&asking(1, 1, VersionChange::Refuse), &begun(1)).unwrap();
+    assert_eq!(outputs(&mut test), ["b 11 by 1", "a 20 by 1, run 2", "b 21 by 1"]);
+    // The second action had not started.
+    let mut test = go_on(&asking(1, 2, VersionChange::Refuse), &begun(0)).unwrap();
+    assert_eq!(outputs(&mut test), ["a 10 by 1, run 1", "b 11 by 2", "a 20 by 1, run 2", "b 21 by 2"]);
+}
+
+#[test]
+fn run_on_other_code_is_refused_with_the_choices_there_are() {
+    for (first, second, calls) in [(2, 1, 0), (2, 1, 1), (1, 2, 1)] {
+        let error = go_on(&asking(first, second, VersionChange::Refuse), &begun(calls)).err().unwrap();
+        let action = if second == 1 { "\"first\"" } else { "\"second\"" };
+        for part in ["agent asking", "key 7", action, "version 1", "version 2", "`Restart`", "`DeadLetter`"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+    let mut agent = Agent::<Pair, String>::new("asking");
+    agent.carry();
+    agent.memory::<u64>("runs");
+    agent.on_input("other", |_, _| Ok(()));
+    let error = go_on(&agent.build().unwrap(), &begun(0)).err().unwrap();
+    assert!(error.contains("\"first\"") && error.contains("is gone"), "{error}");
+}
+
+#[test]
+fn run_can_begin_again_on_the_new_code() {
+    let plan = asking(1, 2, VersionChange::Restart);
+    let facts = begun(1);
+    let mut test = go_on(&plan, &facts).unwrap();
+    // What it was is replaced: it goes on once more from a checkpoint of the new code, in any place.
+    let mut again = facts.clone();
+    test.run();
+    test.complete(test.calls()[0].id);
+    test.run();
+    test.advance(2);
+    test.step();
+    assert_eq!(values(&mut test), ["a 10 by 1, run 1"]);
+    again.extend(test.facts());
+    assert_eq!(outputs(&mut test), ["b 11 by 2", "a 20 by 1, run 2", "b 21 by 2"]);
+    let refuses = asking(1, 2, VersionChange::Refuse);
+    let mut test = Harness::restored(&refuses, |pair: &Pair| pair.0, 2, &again).unwrap();
+    assert_eq!(outputs(&mut test), ["b 11 by 2", "a 20 by 1, run 2", "b 21 by 2"]);
+}
+
+#[test]
+fn run_can_be_given_up() {
+    let mut test = go_on(&asking(2, 1, VersionChange::DeadLetter), &begun(1)).unwrap();
+    assert_eq!(outputs(&mut test), ["a 20 by 2, run 1", "b 21 by 1"], "of the run nothing is left");
+    let letters = test.dead_letters();
+    assert_eq!((letters.len(), letters[0].input), (1, Some((7, 1))));
+    assert!(letters[0].error.contains("version 1") && letters[0].error.contains("version 2"), "{}", letters[0].error);
+}
