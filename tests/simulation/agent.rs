@@ -4,18 +4,38 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use timely_agents::{Agent, Error, Event, Plan, Policy, Retry, Slot};
+use timely_agents::{Agent, Error, Event, Plan, Policy, Retry, Signal, Slot, WaitError};
 
 /// An input. Equal ones are frequent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) key: u64,
-    /// What the run is to do: 0 to 6.
+    /// What the run is to do: 0 to 8, or a kind of signal.
     pub(crate) kind: u8,
     pub(crate) value: i64,
 }
 
-pub(crate) const KINDS: u64 = 7;
+/// Kinds of inputs; from `WAITS` on only where runs are carried.
+pub(crate) const KINDS: u64 = 9;
+pub(crate) const WAITS: u8 = 7;
+
+/// Kinds that are signals: one that is waited for, and one that cancels the run in flight, or for an odd value all of
+/// the key.
+pub(crate) const SIGNAL: u8 = 20;
+pub(crate) const CANCEL: u8 = 21;
+
+/// The signal that runs wait for.
+pub(crate) const TOKEN: &str = "token";
+
+/// What a record is on the signal input, if it belongs there.
+pub(crate) fn signal(record: Record) -> Option<Signal<u64>> {
+    match (record.kind, record.value % 2) {
+        (SIGNAL, _) => Some(Signal::new(record.key, TOKEN, &Token(record.value))),
+        (CANCEL, 0) => Some(Signal::cancel(record.key)),
+        (CANCEL, _) => Some(Signal::cancel_key(record.key)),
+        _ => None,
+    }
+}
 
 /// What a run says, or a notification (of which `run` is 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +52,10 @@ pub(crate) enum What {
     Took(Record),
     Doubled,
     Slept,
+    /// It has taken this signal, or none: -1 at the end of signals, -2 after a timeout.
+    Signalled,
+    /// It has scheduled an event of this number.
+    Scheduled,
     /// It has asked to be told of this epoch.
     Asked,
     Followed,
@@ -42,6 +66,8 @@ pub(crate) enum What {
     Ended,
     /// The epoch of a notification.
     Over,
+    /// The number of a scheduled event.
+    Due,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,6 +82,20 @@ struct Pong(u64, i64);
 
 impl Event for Pong {
     const NAME: &'static str = "pong";
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Token(i64);
+
+impl Event for Token {
+    const NAME: &'static str = "token";
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Due(i64);
+
+impl Event for Due {
+    const NAME: &'static str = "due";
 }
 
 /// Where its memory is.
@@ -81,6 +121,8 @@ pub(crate) fn agent(carries: bool, sequenced: bool) -> (Plan<Record, Emit>, Plac
     let found = agent.sensory::<i64>("found");
     if carries {
         agent.carry();
+        agent.waits_for::<Token>(TOKEN);
+        agent.schedules::<Due>();
     }
     if sequenced {
         agent.sequenced_by(|record| record.value);
@@ -119,6 +161,24 @@ pub(crate) fn agent(carries: bool, sequenced: bool) -> (Plan<Record, Emit>, Plac
                     emit(What::Asked, epoch as i64);
                 }
                 5 => ctx.send(Ping(run, value)),
+                7 => {
+                    let wait = ctx.wait_for::<Token>(TOKEN);
+                    let wait = if value == 1 { wait.timeout(Duration::from_secs(2)) } else { wait };
+                    let taken = match wait.await {
+                        Ok(Token(id)) => id,
+                        Err(WaitError::Ended { .. }) => -1,
+                        Err(WaitError::Timeout { .. }) => -2,
+                        Err(error) => panic!("{error}"),
+                    };
+                    if value == 2 {
+                        ctx.sleep(Duration::from_secs(1)).await;
+                    }
+                    emit(What::Signalled, taken);
+                }
+                8 => {
+                    ctx.schedule(&Due(run as i64), ctx.now() + Duration::from_secs(1 + 2 * value as u64));
+                    emit(What::Scheduled, run as i64);
+                }
                 6 => {
                     ctx.flush().await;
                     ctx.put(sum, 77);
@@ -165,7 +225,24 @@ pub(crate) fn agent(carries: bool, sequenced: bool) -> (Plan<Record, Emit>, Plac
         ctx.output(Emit { key: ctx.key()?, run: 0, what: What::Over, value: over.epoch as i64 });
         Ok(())
     });
+    agent.on_async::<Due>("due", async |Due(number), ctx| {
+        let number = ctx.durable("due", *number, async |number| number).await?;
+        ctx.output(Emit { key: ctx.key()?, run: 0, what: What::Due, value: number });
+        Ok(())
+    });
     (agent.build().expect("the agent is whole"), Places { count, sum, told })
+}
+
+/// What a run that was cancelled has said, and remembers, if that is anything: what it flushed.
+pub(crate) fn flushed(memory: &mut Memory, record: Record) -> Vec<Emit> {
+    let Record { key, kind, value } = record;
+    if kind != 1 {
+        return Vec::new();
+    }
+    memory.count += 1;
+    let (run, before) = (memory.count, memory.sum.unwrap_or(0));
+    let says = [(What::Took(record), before), (What::Doubled, value * 2)];
+    says.map(|(what, value)| Emit { key, run, what, value }).to_vec()
 }
 
 /// What a key remembers.

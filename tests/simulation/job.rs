@@ -25,7 +25,7 @@ use timely_agents_operators::fact::Block;
 use timely_agents_operators::group::KeyGroups;
 use timely_agents_operators::time::{EpochTime, Stamp};
 
-use crate::agent::{Emit, MARK, Memory, Places, Record};
+use crate::agent::{Emit, MARK, Memory, Places, Record, signal};
 use crate::dice::{Dice, Trace};
 
 macro_rules! ensure {
@@ -177,7 +177,7 @@ pub(crate) struct Job<T: EpochTime> {
     /// The frontier that was told, and the one that may have become durable.
     committed: Option<u64>,
     attempted: Option<u64>,
-    clock: Duration,
+    pub(crate) clock: Duration,
     pub(crate) crashes: u64,
 }
 
@@ -479,7 +479,11 @@ impl<T: SimTime> Job<T> {
     pub(crate) fn deliver(&mut self, source: usize, to: usize) -> Outcome {
         let generation = self.running();
         if let Some((time, record)) = generation.links[source][to].pop_front() {
-            generation.workers[to].harness.push_at(time.clone(), record);
+            let harness = &mut generation.workers[to].harness;
+            match signal(record) {
+                Some(signal) => harness.signal_at(time.clone(), signal),
+                None => harness.push_at(time.clone(), record),
+            }
             self.trace.note(format_args!("{record:?} of {source} reaches {to} at {time:?}"));
             self.collect(to)?;
         }

@@ -17,6 +17,8 @@
 //!   of workers. `verify` finds nothing.
 //! - S5: outputs and facts are never behind a frontier that was told, frontiers never go back; under Carry a commit
 //!   waits for no run.
+//! - S6, D1: each signal is taken once, in the order of its source, or is kept; each scheduled event comes once, or is in
+//!   the last checkpoint; of a run that is cancelled there is what it flushed.
 //! - D3: a restart goes on at a frontier that was told, or was about to be.
 //! - That bugs that are put in on purpose are found, and that a seed repeats itself to the byte.
 //!
@@ -36,11 +38,12 @@ mod job;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use timely_agents_operators::checkpoint::failpoint;
 use timely_agents_operators::time::Stamp;
 
-use crate::agent::{Emit, KINDS, MARK, Memory, Record, What};
+use crate::agent::{CANCEL, Emit, KINDS, MARK, Memory, Record, SIGNAL, TOKEN, WAITS, What, flushed};
 use crate::dice::{Dice, Trace};
 use crate::job::{Bug, Case, Job, Seen, SimTime, ensure};
 
@@ -58,13 +61,27 @@ struct Ran {
 
 fn case(dice: &mut Dice, bug: Option<Bug>) -> Case {
     let keys = 1 + dice.roll(4);
-    let kinds: Vec<u8> = (0..KINDS).filter(|_| dice.roll(3) > 0).map(|kind| kind as u8).chain([1]).collect();
+    let carries = dice.roll(2) == 0;
+    let cancels = carries && dice.roll(3) == 0;
+    let kinds = (0..KINDS).filter(|_| dice.roll(3) > 0).map(|kind| kind as u8).chain([1]).collect::<Vec<_>>();
+    let waits = carries && kinds.iter().any(|kind| *kind >= WAITS);
+    // What a run of kind 5 leaves that is cancelled depends on how far each of its tasks was.
+    let kinds: Vec<u8> =
+        kinds.into_iter().filter(|kind| (carries || *kind < WAITS) && !(cancels && *kind == 5)).collect();
+    let mut signals = 0;
     let sources = (0..=dice.index(3))
         .map(|_| {
             let mut records: Vec<Record> = Vec::new();
             for _ in 0..2 + dice.roll(14) {
                 let record = match records.last() {
                     Some(before) if dice.roll(4) == 0 => *before,
+                    _ if waits && dice.roll(4) == 0 => {
+                        signals += 1;
+                        Record { key: dice.roll(keys), kind: SIGNAL, value: 100 + signals }
+                    }
+                    _ if cancels && dice.roll(6) == 0 => {
+                        Record { key: dice.roll(keys), kind: CANCEL, value: i64::from(dice.roll(4) == 0) }
+                    }
                     _ => {
                         let kind = kinds[dice.index(kinds.len())];
                         Record { key: dice.roll(keys), kind, value: dice.roll(4) as i64 }
@@ -75,7 +92,7 @@ fn case(dice: &mut Dice, bug: Option<Bug>) -> Case {
             records
         })
         .collect();
-    Case { carries: dice.roll(2) == 0, sequenced: dice.roll(4) == 0, sources, crashes: dice.roll(8) > 0, bug }
+    Case { carries, sequenced: dice.roll(4) == 0, sources, crashes: dice.roll(8) > 0, bug }
 }
 
 fn run(seed: u64, bug: Option<Bug>, prints: bool) -> Result<Ran, String> {
@@ -238,7 +255,7 @@ fn finish<T: SimTime>(job: &mut Job<T>) -> Result<bool, String> {
 
 /// Holds the memory of the workers against what can be seen, when all is committed.
 fn judge_workers<T: SimTime>(job: &mut Job<T>) -> Result<(), String> {
-    for (key, (memory, told)) in expected(job)? {
+    for (key, Expected { memory, told, .. }) in expected(job)? {
         let found = job.memory(key);
         ensure!(found == (memory.clone(), told), "D1: key {key} remembers {found:?}, not {memory:?} and {told}");
     }
@@ -248,64 +265,135 @@ fn judge_workers<T: SimTime>(job: &mut Job<T>) -> Result<(), String> {
 /// Holds what can be seen, and the last checkpoint, against the model.
 fn judge<T: SimTime>(job: &mut Job<T>) -> Result<(), String> {
     let (mut restored, places) = job.restored()?;
-    for (key, (memory, told)) in expected(job)? {
+    let expected = expected(job)?;
+    for (key, Expected { memory, told, .. }) in &expected {
         let found = Memory {
-            count: restored.memory(&key, places.count).unwrap_or(0),
-            sum: restored.memory(&key, places.sum),
-            mark: restored.memory_at(&key, MARK).map_err(|error| error.to_string())?,
+            count: restored.memory(key, places.count).unwrap_or(0),
+            sum: restored.memory(key, places.sum),
+            mark: restored.memory_at(key, MARK).map_err(|error| error.to_string())?,
         };
-        let times = restored.memory(&key, places.told).unwrap_or(0);
+        let times = restored.memory(key, places.told).unwrap_or(0);
         ensure!(
-            (&found, times) == (&memory, told),
+            (&found, &times) == (memory, told),
             "D4: of key {key} the checkpoint has {found:?} and {times}, not {memory:?} and {told}"
         );
-        ensure!(restored.mailbox(&key) == (false, 0), "D1: the checkpoint has unfinished work of key {key}");
+        ensure!(restored.mailbox(key) == (false, 0), "D1: the checkpoint has unfinished work of key {key}");
+    }
+    // Events that were not due at the end are in it, and come when somebody goes on from there.
+    restored.tick(job.clock);
+    restored.pass(Duration::from_secs(10));
+    let mut left = BTreeMap::<u64, Vec<i64>>::new();
+    while let Some(call) = restored.calls().first().map(|call| call.id) {
+        restored.complete(call);
+        restored.run();
+    }
+    for (_, key, emit) in restored.outputs() {
+        left.entry(key).or_default().push(emit.value);
+    }
+    for (key, Expected { taken, scheduled, mut due, lost, .. }) in expected {
+        due.extend(left.remove(&key).unwrap_or_default());
+        let once: BTreeSet<i64> = due.iter().copied().collect();
+        let missing = scheduled.iter().filter(|number| !once.contains(number)).count();
+        ensure!(
+            once.len() == due.len() && once.len() + missing == scheduled.len() && missing <= lost,
+            "S6: key {key} has scheduled {scheduled:?}, and {due:?} came; {lost} may be lost"
+        );
+        let sent: Vec<i64> = signals(job, key, SIGNAL).map(|record| record.value).collect();
+        let mut rest = sent.clone();
+        for id in taken {
+            let at = rest.iter().position(|sent| *sent == id);
+            rest.remove(at.ok_or_else(|| format!("D1: key {key}: signal {id} of {sent:?} is taken again"))?);
+        }
+        let kept = restored.signals(&key, TOKEN);
+        let missing = rest.len().checked_sub(kept);
+        ensure!(
+            missing.is_some_and(|n| n <= lost),
+            "D1: key {key}: {kept} signals are kept of {rest:?}; {lost} may be lost"
+        );
     }
     Ok(())
 }
 
-/// What each key has to remember, and how often it was told, by what can be seen; which is judged on the way.
-fn expected<T: SimTime>(job: &Job<T>) -> Result<BTreeMap<u64, (Memory, u64)>, String> {
+/// The records of a key that are signals of a kind, source by source.
+fn signals<T: SimTime>(job: &Job<T>, key: u64, kind: u8) -> impl Iterator<Item = Record> + '_ {
+    job.case.sources.iter().flatten().copied().filter(move |record| record.key == key && record.kind == kind)
+}
+
+/// What is to be of a key, by what can be seen.
+struct Expected {
+    memory: Memory,
+    /// How often it was told of the end of an epoch.
+    told: u64,
+    /// The signals that its runs have taken.
+    taken: Vec<i64>,
+    /// The events that it has scheduled, and those that came.
+    scheduled: Vec<i64>,
+    due: Vec<i64>,
+    /// How many signals may have gone with runs that were cancelled.
+    lost: usize,
+}
+
+/// What each key has to be by what can be seen, which is judged on the way.
+fn expected<T: SimTime>(job: &Job<T>) -> Result<BTreeMap<u64, Expected>, String> {
     let keys: BTreeSet<u64> = job.case.sources.iter().flatten().map(|record| record.key).collect();
+    keys.into_iter().map(|key| Ok((key, expected_of(job, key)?))).collect()
+}
+
+fn expected_of<T: SimTime>(job: &Job<T>, key: u64) -> Result<Expected, String> {
     let stamped = T::minimum().with_epoch(7).event_time() != 7;
-    keys.into_iter()
-        .map(|key| {
-            let (over, says): (Vec<Seen>, Vec<Seen>) =
-                job.seen(key).into_iter().partition(|seen| seen.emit.what == What::Over);
-            let mut order = Order::new(job, key);
-            let (mut memory, mut asked) = (Memory::default(), Vec::new());
-            let runs: Vec<&[Seen]> = says.chunk_by(|a, b| a.emit.run == b.emit.run).collect();
-            for run in runs {
-                let What::Took(record) = run[0].emit.what else {
-                    return Err(format!("S2: key {key}: a run that goes on after another or begins twice: {run:?}"));
-                };
-                let (first, last) = (run[0].epoch, run[run.len() - 1].epoch);
-                let held = !job.case.carries;
-                ensure!(!held || first == last, "S5: key {key}: a run under Hold puts out in several epochs: {run:?}");
-                order.take(record, first, held)?;
-                let event = record.value as u64;
-                ensure!(!stamped || run.iter().all(|seen| seen.event == event), "S5: not at its event time: {run:?}");
-                let mut emits: Vec<Emit> = run.iter().map(|seen| seen.emit).collect();
-                emits.sort_unstable();
-                asked.extend(emits.iter().filter(|emit| emit.what == What::Asked).map(|emit| emit.value));
-                emits.retain(|emit| emit.what != What::Asked);
-                let model = memory.run(record);
-                ensure!(emits == model, "D6: key {key}: expected\n  {model:?}\nfound\n  {emits:?}");
-            }
-            order.end()?;
-            // A run that was carried asks for what is over by then: it is told of the end of a later epoch.
-            let told: Vec<i64> = over.iter().map(|seen| seen.emit.value).collect();
-            let once: BTreeSet<i64> = told.iter().copied().collect();
-            ensure!(once.len() == told.len(), "S2: key {key} is told twice: {told:?}");
-            let missed = asked.iter().find(|epoch| once.range(**epoch..).next().is_none());
-            ensure!(missed.is_none(), "S2: key {key} asked for {asked:?} and was told of {told:?}");
-            if !job.case.carries {
-                let asked: BTreeSet<i64> = asked.into_iter().collect();
-                ensure!(asked == once, "S2: key {key} asked for {asked:?} and was told of {once:?}");
-            }
-            Ok((key, (memory, told.len() as u64)))
-        })
-        .collect()
+    let (alone, says): (Vec<Seen>, Vec<Seen>) =
+        job.seen(key).into_iter().partition(|seen| [What::Over, What::Due].contains(&seen.emit.what));
+    let of = |emits: &[Seen], what: What| -> Vec<i64> {
+        emits.iter().filter(|seen| seen.emit.what == what).map(|seen| seen.emit.value).collect()
+    };
+    let cancels = signals(job, key, CANCEL).count();
+    let whole = signals(job, key, CANCEL).any(|record| record.value % 2 == 1);
+    let lost = if whole { usize::MAX } else { cancels };
+    let mut order = Order::new(job, key, lost);
+    let mut memory = Memory::default();
+    let runs: Vec<&[Seen]> = says.chunk_by(|a, b| a.emit.run == b.emit.run).collect();
+    for run in runs {
+        let What::Took(record) = run[0].emit.what else {
+            return Err(format!("S2: key {key}: a run that goes on after another or begins twice: {run:?}"));
+        };
+        let (first, last) = (run[0].epoch, run[run.len() - 1].epoch);
+        let held = !job.case.carries;
+        ensure!(!held || first == last, "S5: key {key}: a run under Hold puts out in several epochs: {run:?}");
+        order.take(record, first, held)?;
+        let event = record.value as u64;
+        ensure!(!stamped || run.iter().all(|seen| seen.event == event), "S5: not at its event time: {run:?}");
+        let mut emits: Vec<Emit> = run.iter().map(|seen| seen.emit).collect();
+        emits.sort_unstable();
+        // Their values are held against others.
+        emits.retain(|emit| ![What::Asked, What::Signalled, What::Scheduled].contains(&emit.what));
+        let mut cancelled = memory.clone();
+        if cancels > 0 && emits == flushed(&mut cancelled, record) {
+            memory = cancelled;
+            continue;
+        }
+        let model = memory.run(record);
+        ensure!(emits == model, "D6: key {key}: expected\n  {model:?}\nfound\n  {emits:?}");
+    }
+    order.end()?;
+    let (asked, told) = (of(&says, What::Asked), of(&alone, What::Over));
+    // A run that was carried asks for what is over by then: it is told of the end of a later epoch.
+    let once: BTreeSet<i64> = told.iter().copied().collect();
+    ensure!(once.len() == told.len(), "S2: key {key} is told twice: {told:?}");
+    let missed = asked.iter().find(|epoch| once.range(**epoch..).next().is_none());
+    ensure!(missed.is_none(), "S2: key {key} asked for {asked:?} and was told of {told:?}");
+    if !job.case.carries {
+        let asked: BTreeSet<i64> = asked.into_iter().collect();
+        ensure!(asked == once, "S2: key {key} asked for {asked:?} and was told of {once:?}");
+    }
+    let mut taken = of(&says, What::Signalled);
+    taken.retain(|id| *id >= 0);
+    let from = |records: &&Vec<Record>| records.iter().any(|record| record.key == key && record.kind == SIGNAL);
+    if lost == 0 && job.case.sources.iter().filter(from).count() == 1 {
+        let sent = signals(job, key, SIGNAL).map(|record| record.value);
+        ensure!(sent.take(taken.len()).eq(taken.iter().copied()), "S2: key {key} takes {taken:?} out of order");
+    }
+    let (scheduled, due) = (of(&says, What::Scheduled), of(&alone, What::Due));
+    Ok(Expected { memory, told: told.len() as u64, taken, scheduled, due, lost })
 }
 
 /// The orders in which a key's records can have been taken, by how many of each source.
@@ -313,16 +401,19 @@ struct Order {
     key: u64,
     /// By source: epochs and records. One list in the order of `sequenced_by`.
     records: Vec<Vec<(u64, Record)>>,
-    taken: BTreeSet<Vec<usize>>,
+    /// With how many of them were cancelled without a trace.
+    taken: BTreeSet<(Vec<usize>, usize)>,
+    /// How many may be.
+    lost: usize,
 }
 
 impl Order {
-    fn new<T: SimTime>(job: &Job<T>, key: u64) -> Self {
+    fn new<T: SimTime>(job: &Job<T>, key: u64, lost: usize) -> Self {
         let sources = job.case.sources.iter().zip(&job.epochs);
         let mut records: Vec<Vec<(u64, Record)>> = sources
             .map(|(records, epochs)| {
                 let both = epochs.iter().copied().zip(records.iter().copied());
-                both.filter(|(_, record)| record.key == key).collect()
+                both.filter(|(_, record)| record.key == key && record.kind < SIGNAL).collect()
             })
             .collect();
         if job.case.sequenced {
@@ -330,35 +421,61 @@ impl Order {
             all.sort_by_key(|(epoch, record)| (*epoch, record.value, record.kind));
             records = vec![all];
         }
-        let taken = BTreeSet::from([vec![0; records.len()]]);
-        Order { key, records, taken }
+        let taken = BTreeSet::from([(vec![0; records.len()], 0)]);
+        Order { key, records, taken, lost }
+    }
+
+    /// What comes next of each source, if its epoch is the least.
+    fn heads(&self, taken: &[usize]) -> Vec<(usize, u64, Record)> {
+        let heads = self.records.iter().zip(taken).map(|(records, at)| records.get(*at).copied());
+        let least = heads.clone().flatten().map(|(epoch, _)| epoch).min();
+        let heads = heads.enumerate().filter_map(|(source, head)| head.map(|(epoch, record)| (source, epoch, record)));
+        heads.filter(|(_, epoch, _)| least == Some(*epoch)).collect()
+    }
+
+    /// Adds what may have been cancelled.
+    fn skip(&mut self) {
+        let mut more: Vec<_> = self.taken.iter().cloned().collect();
+        while let Some((taken, lost)) = more.pop().filter(|_| self.lost > 0) {
+            if lost == self.lost {
+                continue;
+            }
+            for (source, ..) in self.heads(&taken) {
+                let mut taken = taken.clone();
+                taken[source] += 1;
+                // Beyond all limits there is nothing to count.
+                let next = (taken, if self.lost == usize::MAX { 0 } else { lost + 1 });
+                if self.taken.insert(next.clone()) {
+                    more.push(next);
+                }
+            }
+        }
     }
 
     /// The next run has taken `record`, and puts out in `epoch` or, unless it was held, after the record's.
     fn take(&mut self, record: Record, epoch: u64, held: bool) -> Result<(), String> {
+        self.skip();
         let mut next = BTreeSet::new();
-        for taken in &self.taken {
-            let heads = self.records.iter().zip(taken).map(|(records, at)| records.get(*at));
-            let least = heads.clone().flatten().map(|(epoch, _)| *epoch).min();
-            for (source, head) in heads.enumerate() {
-                let fits = |of: u64| least == Some(of) && if held { of == epoch } else { of <= epoch };
-                if head.is_some_and(|(of, head)| *head == record && fits(*of)) {
+        for (taken, lost) in &self.taken {
+            for (source, of, head) in self.heads(taken) {
+                if head == record && if held { of == epoch } else { of <= epoch } {
                     let mut taken = taken.clone();
                     taken[source] += 1;
-                    next.insert(taken);
+                    next.insert((taken, *lost));
                 }
             }
         }
-        let Order { key, records, taken } = self;
+        let Order { key, records, taken, .. } = self;
         ensure!(!next.is_empty(), "S2, D6: key {key}: {record:?} in {epoch} after {taken:?} of {records:?}");
         self.taken = next;
         Ok(())
     }
 
-    fn end(&self) -> Result<(), String> {
+    fn end(&mut self) -> Result<(), String> {
+        self.skip();
         let all: Vec<usize> = self.records.iter().map(Vec::len).collect();
-        let Order { key, records, taken } = self;
-        ensure!(taken.contains(&all), "D6: key {key}: only {taken:?} of {records:?}");
+        let Order { key, records, taken, .. } = self;
+        ensure!(taken.iter().any(|(taken, _)| *taken == all), "D6: key {key}: only {taken:?} of {records:?}");
         Ok(())
     }
 }

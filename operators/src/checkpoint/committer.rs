@@ -79,10 +79,14 @@ impl Committer {
         let mut thread = Thread { parts, commit, publish, told, compactor };
         thread::Builder::new()
             .name("checkpoint-commit".to_owned())
-            .spawn(failpoint::inherited(move || match quiet::catch(|| thread.run(&events, &waiting)) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => control.fail(error.into()),
-                Err(panic) => control.fail(Failure::panic(format!("the committer {panic}"))),
+            .spawn(failpoint::inherited(move || {
+                match quiet::catch(|| thread.run(&events, &waiting)) {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => control.fail(error.into()),
+                    Err(panic) => control.fail(Failure::panic(format!("the committer {panic}"))),
+                }
+                // Whoever waits for this thread finds the store at rest.
+                drop(thread.compactor.finish());
             }))
             .map_err(|error| Error::Thread { name: "checkpoint-commit", error })?;
         Ok(Committer { to_thread, idle })
