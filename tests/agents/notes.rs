@@ -36,15 +36,15 @@ fn asking(carry: bool) -> (Plan<Pair, String>, Slot<u64>) {
             ctx.output(format!("{i} {n} quiet"));
             return Ok(());
         }
-        let a: i64 = ctx.durable(format!("a {i}"), (*i, n), async |_| 0).await?;
+        let first: i64 = ctx.durable(format!("a {i}"), (*i, n), async |_| 0).await?;
         ctx.send(Ping(*i));
         ctx.flush().await;
         let at = ctx.now();
-        let b: i64 = ctx.durable(format!("b {i}"), (a, n, at), async |_| 0).await?;
+        let b: i64 = ctx.durable(format!("b {i}"), (first, n, at), async |_| 0).await?;
         let c: i64 = ctx.call("c", async || 0).await?;
         ctx.sleep(Duration::from_secs(1)).await;
         let d: i64 = ctx.durable(format!("d {i}"), (b, c), async |_| 0).await?;
-        ctx.output(format!("{i} {n} {a} {b} {c} {d}"));
+        ctx.output(format!("{i} {n} {first} {b} {c} {d}"));
         Ok(())
     });
     agent
