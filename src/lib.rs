@@ -55,6 +55,7 @@ pub use crate::stats::{ActionStats, AgentStats};
 pub use crate::tagged::{DeadLetter, EventRecord, SentEvent};
 
 pub use timely_agents_operators::checkpoint::Checkpoints;
+pub use timely_agents_operators::completion::CallFailure;
 pub use timely_agents_operators::{checkpoint, clock, cluster, durable_input, flow, limits, sink, source};
 
 /// What programs with agents use.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use futures::future::{Either, join, join_all, select, try_join};
 use serde::{Deserialize, Serialize};
 use timely_agents::testing::Harness;
-use timely_agents::{Agent, CallInfo, Error, Outcome, Plan, Retry};
+use timely_agents::{Agent, CallInfo, Ctx, Error, Outcome, Plan, Retry};
 use timely_agents_operators::completion::CallFailure;
 
-use crate::support::{Carried, Pair, Test, call, feed, finish, names, start, values};
+use crate::support::{Carried, Pair, Ping, Test, call, feed, finish, names, start, values};
 
 fn retry(attempts: u32) -> Retry {
     Retry::new(attempts).backoff(Duration::from_secs(10))
@@ -493,5 +493,69 @@ fn results_of_any_kind_come_back_as_they_were() {
     assert_eq!(job.names(), [] as [&str; 0], "each has a result, also those that have none to tell");
     job.pass(1);
     assert_eq!(job.told(), ["None true true"]);
+    finish(&mut job.test);
+}
+
+#[test]
+fn sync_action_in_its_pause_outlives_a_crash() {
+    // Triggered by the input or by an event, alone or before another action.
+    for (event, others) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut agent = Agent::<Pair, String>::new("a");
+        agent.carry();
+        let sum = agent.memory::<i64>("sum");
+        let stumble = move |value: i64, ctx: &Ctx<String>| {
+            ctx.update(sum, |sum| *sum += 1);
+            if ctx.attempt() == 1 {
+                return Err(Error::new("again"));
+            }
+            ctx.output(format!("{value} {}", ctx.attempt()));
+            Ok(())
+        };
+        let retry = Retry::new(2).backoff(Duration::from_secs(10));
+        if event {
+            agent.on_input("send", move |(_, value), ctx| {
+                ctx.update(sum, |sum| *sum += 10);
+                ctx.send(Ping(*value));
+                Ok(())
+            });
+            agent.on::<Ping>("stumble", move |Ping(value), ctx| stumble(*value, ctx)).on_failure(retry);
+        } else {
+            agent.on_input("stumble", move |(_, value), ctx| stumble(*value, ctx)).on_failure(retry);
+        }
+        if others {
+            agent.on_any("other", &[if event { "ping" } else { "input" }], |_, ctx| {
+                ctx.output("other".into());
+                Ok(())
+            });
+        }
+        let mut job = Carried::start(&agent.build().unwrap(), &[(1, 7)]);
+        job.crash();
+        job.crash();
+        job.pass(10);
+        assert_eq!(job.test.failure(), None);
+        assert_eq!(job.told(), if others { vec!["other", "7 2"] } else { vec!["7 2"] });
+        assert_eq!(job.test.memory(&1, sum), Some(if event { 11 } else { 1 }));
+        finish(&mut job.test);
+    }
+}
+
+#[test]
+fn run_that_made_way_for_others_outlives_a_crash() {
+    let mut agent = Agent::<Pair, String>::new("a");
+    agent.carry().identified_by(|(_, value)| *value);
+    for name in ["one", "two", "three"] {
+        agent.on_input(name, move |_, ctx| {
+            ctx.output(name.into());
+            Ok(())
+        });
+    }
+    let mut job = Carried::start(&agent.build().unwrap(), &[]);
+    job.test.push(0, (1, 7));
+    job.test.step();
+    assert_eq!(values(&mut job.test), ["one"], "a step is one task");
+    job.test.advance(1);
+    job.test.step();
+    job.restart_at_once(1);
+    assert_eq!(job.told(), ["two", "three"]);
     finish(&mut job.test);
 }
