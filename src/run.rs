@@ -92,7 +92,7 @@ impl<O> Run<O> {
         self.tasks.len() > self.free.len()
     }
 
-    fn make_ready(&mut self, index: u32) -> bool {
+    pub(crate) fn make_ready(&mut self, index: u32) -> bool {
         if let Some(Some(task)) = self.tasks.get_mut(index as usize)
             && !std::mem::replace(&mut task.ready, true)
         {

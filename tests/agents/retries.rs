@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures::future::{Either, join, join_all, select, try_join};
 use serde::{Deserialize, Serialize};
+use timely_agents::CallFailure;
 use timely_agents::testing::Harness;
 use timely_agents::{Agent, CallInfo, Ctx, Error, Outcome, Plan, Retry};
-use timely_agents_operators::completion::CallFailure;
 
 use crate::support::{Carried, Dice, Pair, Ping, Test, call, feed, finish, names, start, values};
 
