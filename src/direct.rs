@@ -7,6 +7,7 @@
 //! - The input stays on the stack until the run is promoted.
 //! - A run that has done no more than write memory and output ends without a look at anything else.
 
+use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -83,13 +84,23 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
 
     /// Makes a run that is to go on with its input's action number `next` one that can be kept.
     pub(crate) fn keep_direct(&mut self, input: I, next: usize) -> Box<Run<O>> {
-        let run = self.promote(Some(Rc::new(input)));
+        let input: Rc<dyn Any> = Rc::new(input);
         if next < self.plan.program.triggers(INPUT).len() {
-            let payload = Payload::Typed(Rc::clone(run.input.as_ref().expect("just put")));
+            let payload = Payload::Typed(Rc::clone(&input));
             let first = Queued { event: INPUT, payload, next: next as u32, path: ROOT };
             self.opened().1.core.staged.borrow_mut().queue.push_front(first);
         }
-        run
+        self.promote(Some(input))
+    }
+
+    /// A task that has failed on the stack was the next of a run that has become one that can be kept: it has had its turn,
+    /// also by the journal's account.
+    fn took_turn(&mut self, triggers: usize) {
+        let open = self.opened().1;
+        open.core.advance_queue(triggers);
+        if let Some(recorded) = &mut *open.core.recorded.borrow_mut() {
+            recorded.turn(&open.ctx.task, open.core.common.head.now.get());
+        }
     }
 
     /// Action number `i` of an input has failed and its step is undone.
@@ -109,7 +120,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             Verdict::Stop(failure) => Progress::Failed(failure),
             Verdict::Dead => self.bury(&mut Tasks::new(), Some(Rc::new(input)), index, 1, message),
             Verdict::Again { pause } => {
-                let mut run = self.keep_direct(input, i + 1);
+                let triggers = plan.program.triggers(INPUT).len();
+                let mut run = self.keep_direct(input, i);
+                self.took_turn(triggers);
                 let event = Rc::clone(run.input.as_ref().expect("just put"));
                 self.retry_later(&mut run, head, TaskStart::first(index, event, mix(ROOT, u64::from(index))), pause);
                 self.drive(head, run, fuel)
@@ -156,10 +169,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                     }
                     Verdict::Again { pause } => {
                         let event = Rc::clone(value);
-                        if (queued.next as usize) < triggers.len() {
-                            core.staged.borrow_mut().queue.push_front(queued);
-                        }
+                        queued.next -= 1;
+                        core.staged.borrow_mut().queue.push_front(queued);
                         let mut run = self.promote(Some(Rc::new(input)));
+                        self.took_turn(triggers.len());
                         self.retry_later(&mut run, head, TaskStart::first(index, event, path), pause);
                         return self.drive(head, run, fuel);
                     }

@@ -63,6 +63,7 @@ pub use crate::versions::VersionChange;
 pub use crate::wait::{SleepUntil, WaitFor};
 
 pub use timely_agents_operators::checkpoint::Checkpoints;
+pub use timely_agents_operators::completion::CallFailure;
 pub use timely_agents_operators::{checkpoint, clock, cluster, durable_input, flow, limits, sink, source};
 
 /// What programs with agents use.

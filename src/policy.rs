@@ -11,7 +11,8 @@ pub enum Policy {
     /// The job stops with the error. The default.
     #[default]
     Fail,
-    /// The step is undone and the action runs again, after a pause that blocks nobody.
+    /// The step is undone and the action runs again, after a pause that blocks nobody. Durable calls that had a result keep
+    /// it.
     Retry(Retry),
     /// The run ends: its writes are dropped, and its input goes to the dead letters with the error.
     DeadLetter,
@@ -52,8 +53,8 @@ pub enum Divergence {
     #[default]
     Strict,
     /// The rest of the journal is dropped and the run goes on from there, counted in
-    /// [`AgentStats::diverged`](crate::AgentStats::diverged). Calls that were in the rest are made again, and what its steps
-    /// had put out comes again.
+    /// [`AgentStats::diverged`](crate::AgentStats::diverged). Calls of the rest are made again, even where the new way asks
+    /// for them too, and what its steps had put out comes again.
     Lenient,
 }
 

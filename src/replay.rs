@@ -23,7 +23,7 @@ use crate::behavior::AgentBehavior;
 use crate::call::{Memo, place_of};
 use crate::core::{Core, Marks, TaskCell, next};
 use crate::event::Payload;
-use crate::journal::{self, Beginning, End, Entry, Name, Recorded};
+use crate::journal::{self, Asked, Beginning, End, Entry, Name, Recorded};
 use crate::notes::Noting;
 use crate::policy::Divergence;
 use crate::run::{Run, Task, TaskStart};
@@ -112,9 +112,15 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         core.begin_step();
         let begun = core.marks.get();
         let mut left = None;
+        let mut last = None;
         loop {
             let copy = if lenient { entries.clone() } else { Vec::new() };
-            let Err(Left { at, message }) = self.replay_entries(head, run, entries) else { return Ok(left) };
+            let Err(Left { at, message }) = self.replay_entries(head, run, entries) else {
+                if let Some(Entry::Turn { task, given, .. }) = last {
+                    core.take_along(run, task, given);
+                }
+                return Ok(left);
+            };
             let Some(at) = at.filter(|_| lenient) else { return Err(message) };
             let (key, sequence) = (core.keys.text(core.key()), head.sequence);
             tracing::warn!(agent = core.program.name, key, sequence, message, "a run leaves its journal");
@@ -124,7 +130,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 noting.drop_past();
             }
             entries = copy;
-            entries.truncate(at);
+            last = entries.drain(at..).next();
             left = Some(at);
         }
     }
@@ -343,6 +349,29 @@ impl<O> Task<O> {
 }
 
 impl<O> Core<O> {
+    /// Gives a task the ends that led away from the journal, as far as it waits for them.
+    fn take_along(&self, run: &mut Run<O>, name: Name, given: Vec<End>) {
+        let waits = |task: &&Task<O>| Name::of(&task.cell) == name;
+        let Some(cell) = run.tasks.iter().flatten().find(waits).map(|task| Rc::clone(&task.cell)) else { return };
+        let index = cell.index.get();
+        for end in given {
+            let mut calls = cell.calls.borrow_mut();
+            let asked = |asked: &Option<Rc<Asked>>| asked.clone().unwrap_or_default().is_same(&end.asked);
+            let wait = calls.iter_mut().find(|wait| wait.ordinal == end.ordinal && asked(&wait.asked));
+            let Some(wait) = wait else { continue };
+            self.common.calls.borrow_mut().retain(|start| (start.task, start.call) != (index, wait.call));
+            self.common.timers.borrow_mut().retain(|start| (start.task, start.call) != (index, wait.call));
+            wait.result = Some(journal::result(end.given.clone()));
+            if let Some(noting) = &mut run.noting {
+                noting.arrives(index, end.ordinal, Some(end.clone()));
+            }
+            if let Some(recorded) = &mut *self.recorded.borrow_mut() {
+                recorded.arrived.push((index, end));
+            }
+            run.make_ready(index);
+        }
+    }
+
     /// Takes back all that the active run has done in a replay.
     fn rewind(&self, run: &mut Run<O>, begun: Marks) {
         self.drop_tasks(&mut run.tasks);

@@ -232,7 +232,8 @@ impl<A, F, R> Durable<A, F, R> {
     }
 
     /// Lets at most `n` calls with a limit of this name be under way in the process. A call waits for its turn off the
-    /// worker.
+    /// worker, and has it until it is over or given up; a blocking one that was given up until it returns. While it waits
+    /// it is one of the agent's concurrent calls.
     ///
     /// Calls that give one name different limits contradict each other: the first one in the process counts, the others
     /// fail with [`CallFailure::Refused`].

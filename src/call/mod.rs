@@ -212,6 +212,18 @@ impl<R> Call<R> {
         self
     }
 
+    /// Shares a limit on calls at once with others of its name; see [`Durable::concurrency`].
+    pub fn concurrency(mut self, name: impl Into<Cow<'static, str>>, n: usize) -> Self {
+        self.settings.shared.push(Shared::concurrency(name.into(), n));
+        self
+    }
+
+    /// Shares a limit on calls a second with others of its name; see [`Durable::rate`].
+    pub fn rate(mut self, name: impl Into<Cow<'static, str>>, per_second: impl Into<f64>) -> Self {
+        self.settings.shared.push(Shared::rate(name.into(), per_second.into()));
+        self
+    }
+
     /// The call's place among the calls of its action, from 0: taken when the call was made, not when polled.
     pub fn position(&self) -> u32 {
         self.position

@@ -14,7 +14,7 @@ use timely_agents::{Agent, Error, Plan, Retry, Slot};
 use timely_agents_operators::fact::{Fact, What};
 use timely_agents_operators::time::{EpochTime, Stamp};
 
-use crate::support::{Pair, Ping, Pong};
+use crate::support::{Dice, Pair, Ping, Pong};
 
 type Test<T> = Harness<u64, Pair, String, T>;
 
@@ -89,16 +89,6 @@ fn expected(n: u64, i: i64) -> Vec<String> {
         format!("s {i}"),
         format!("d {i}"),
     ]
-}
-
-/// Numbers that look random, the same for a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
 }
 
 /// A job that crashes: inputs by epoch, the facts of closed epochs, what was put out in them.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::future::{Either, join_all, select};
 use timely::dataflow::operators::vec::Input as _;
 use timely::dataflow::operators::{Capture, Probe, capture::Extract};
+use timely_agents::CallFailure;
 use timely_agents::{Agent, AgentStream, Policy, Retry};
-use timely_agents_operators::completion::CallFailure;
 
 use crate::support::{Carried, Pair, Test, call, feed, finish, names, start, values};
 

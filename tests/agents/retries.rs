@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures::future::{Either, join, join_all, select, try_join};
 use serde::{Deserialize, Serialize};
+use timely_agents::CallFailure;
 use timely_agents::testing::Harness;
-use timely_agents::{Agent, CallInfo, Error, Outcome, Plan, Retry};
-use timely_agents_operators::completion::CallFailure;
+use timely_agents::{Agent, CallInfo, Ctx, Error, Outcome, Plan, Retry};
 
-use crate::support::{Carried, Pair, Test, call, feed, finish, names, start, values};
+use crate::support::{Carried, Dice, Pair, Ping, Test, call, feed, finish, names, start, values};
 
 fn retry(attempts: u32) -> Retry {
     Retry::new(attempts).backoff(Duration::from_secs(10))
@@ -494,4 +494,170 @@ fn results_of_any_kind_come_back_as_they_were() {
     job.pass(1);
     assert_eq!(job.told(), ["None true true"]);
     finish(&mut job.test);
+}
+
+#[test]
+fn sync_action_in_its_pause_outlives_a_crash() {
+    // Triggered by the input or by an event, alone or before another action.
+    for (event, others) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut agent = Agent::<Pair, String>::new("a");
+        agent.carry();
+        let sum = agent.memory::<i64>("sum");
+        let stumble = move |value: i64, ctx: &Ctx<String>| {
+            ctx.update(sum, |sum| *sum += 1);
+            if ctx.attempt() == 1 {
+                return Err(Error::new("again"));
+            }
+            ctx.output(format!("{value} {}", ctx.attempt()));
+            Ok(())
+        };
+        let retry = Retry::new(2).backoff(Duration::from_secs(10));
+        if event {
+            agent.on_input("send", move |(_, value), ctx| {
+                ctx.update(sum, |sum| *sum += 10);
+                ctx.send(Ping(*value));
+                Ok(())
+            });
+            agent.on::<Ping>("stumble", move |Ping(value), ctx| stumble(*value, ctx)).on_failure(retry);
+        } else {
+            agent.on_input("stumble", move |(_, value), ctx| stumble(*value, ctx)).on_failure(retry);
+        }
+        if others {
+            agent.on_any("other", &[if event { "ping" } else { "input" }], |_, ctx| {
+                ctx.output("other".into());
+                Ok(())
+            });
+        }
+        let mut job = Carried::start(&agent.build().unwrap(), &[(1, 7)]);
+        job.crash();
+        job.crash();
+        job.pass(10);
+        assert_eq!(job.test.failure(), None);
+        assert_eq!(job.told(), if others { vec!["other", "7 2"] } else { vec!["7 2"] });
+        assert_eq!(job.test.memory(&1, sum), Some(if event { 11 } else { 1 }));
+        finish(&mut job.test);
+    }
+}
+
+#[test]
+fn run_that_made_way_for_others_outlives_a_crash() {
+    let mut agent = Agent::<Pair, String>::new("a");
+    agent.carry().identified_by(|(_, value)| *value);
+    for name in ["one", "two", "three"] {
+        agent.on_input(name, move |_, ctx| {
+            ctx.output(name.into());
+            Ok(())
+        });
+    }
+    let mut job = Carried::start(&agent.build().unwrap(), &[]);
+    job.test.push(0, (1, 7));
+    job.test.step();
+    assert_eq!(values(&mut job.test), ["one"], "a step is one task");
+    job.test.advance(1);
+    job.test.step();
+    job.restart_at_once(1);
+    assert_eq!(job.told(), ["two", "three"]);
+    finish(&mut job.test);
+}
+
+/// Calls in all arrangements, each tried again when it fails, in an action that is tried again twice.
+fn arranged() -> Plan<Pair, String> {
+    let mut agent = Agent::<Pair, String>::new("arranged");
+    agent.carry();
+    let sum = agent.memory::<i64>("sum");
+    agent
+        .on_input_async("arrange", async move |(key, value), ctx| {
+            let ask = |name: &str| {
+                let name = format!("{name} of {key}.{value}.");
+                let call = ctx.durable_with(name, *value, async |value, call: CallInfo| (value, call.attempt()));
+                let odd = |told: &Result<(i64, u32), _>| match told {
+                    Ok((value, 1)) if value % 2 != 0 => Outcome::Retryable,
+                    Ok(_) => Outcome::Terminal,
+                    Err(_) => Outcome::Retryable,
+                };
+                call.retry(Retry::new(1000).backoff(Duration::from_secs(1)).max_backoff(Duration::from_secs(2)))
+                    .classify(odd)
+            };
+            let first = ask("first").await?;
+            ctx.send(Ping(*value));
+            let all = join_all([ask("a"), ask("b"), ask("c")]).await;
+            let all: i64 = all.into_iter().map(|told| told.map(|told| told.0)).sum::<Result<_, _>>()?;
+            ctx.update(sum, |sum| *sum += all);
+            if ctx.attempt() == 2 {
+                return Err(Error::new("stumbles"));
+            }
+            ctx.flush().await;
+            let race = match select(ask("race"), ctx.sleep(Duration::from_secs(3))).await {
+                Either::Left((told, _)) => Some(told?.0),
+                Either::Right(_) => None,
+            };
+            if ctx.attempt() == 1 {
+                return Err(Error::new("stumbles"));
+            }
+            let last = ask("last").await?;
+            assert!(race.is_none_or(|race| race == *value));
+            ctx.output(format!("{key} {} {all} {}", first.0, last.0));
+            Ok(())
+        })
+        .on_failure(Retry::new(3).backoff(Duration::from_secs(1)));
+    agent.on_async::<Ping>("follow", async |Ping(value), ctx| {
+        let call = ctx.durable_blocking(format!("aside of {}.{value}.", ctx.key_text()), *value, |value| -value);
+        ctx.output(format!("{}", call.retry(Retry::new(1000)).await?));
+        Ok(())
+    });
+    agent.build().unwrap()
+}
+
+#[test]
+fn what_was_paid_for_is_not_asked_again_whatever_happens() {
+    for seed in 0..150 {
+        let plan = arranged();
+        let mut dice = Dice(seed);
+        let pairs: Vec<Pair> = (0..3).map(|key| (key, dice.roll(100) as i64)).collect();
+        let mut job = Carried::start(&plan, &pairs);
+        job.commit();
+        let (mut paid, mut since) = (Vec::new(), Vec::new());
+        let mut left = 60;
+        loop {
+            let calls = job.test.calls();
+            for call in &calls {
+                assert!(!paid.contains(&call.name), "seed {seed}: {} is made again", call.name);
+            }
+            assert_eq!(job.test.failure(), None, "seed {seed}");
+            left -= i32::from(left > 0);
+            let one = (!calls.is_empty()).then(|| calls[dice.roll(calls.len().max(1) as u64) as usize].clone());
+            match (dice.roll(if left == 0 { 4 } else { 8 }), one) {
+                (0 | 1, Some(call)) => {
+                    job.complete(&call.name);
+                    // An odd value of the first attempt is none.
+                    let value: i64 = call.name.split('.').nth(1).unwrap().parse().unwrap();
+                    if value % 2 == 0 {
+                        since.push(call.name);
+                    }
+                }
+                (2 | 3, _) => job.pass(1),
+                (4 | 5, Some(call)) => job.fail(&call.name),
+                (6, _) => {
+                    job.commit();
+                    paid.append(&mut since);
+                }
+                (7, _) => {
+                    since.clear();
+                    job.lose();
+                }
+                _ => {}
+            }
+            if left == 0 && job.test.calls().is_empty() && pairs.iter().all(|(key, _)| !job.test.mailbox(key).0) {
+                break;
+            }
+        }
+        job.commit();
+        let mut told = job.told();
+        told.sort_unstable();
+        let each = pairs.iter().flat_map(|(key, i)| [format!("{key} {i} {} {i}", 3 * i), format!("{}", -i)]);
+        let mut right: Vec<String> = each.collect();
+        right.sort_unstable();
+        assert_eq!(told, right, "seed {seed}");
+        finish(&mut job.test);
+    }
 }

@@ -86,6 +86,16 @@ impl Drop for NoteOnDrop {
     }
 }
 
+/// Numbers that look random, the same for a seed.
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
 /// An agent that carries its runs, in a process that crashes: what remains are the facts of epochs that are over.
 pub(crate) struct Carried<O: 'static> {
     plan: Plan<Pair, O>,
@@ -118,6 +128,19 @@ impl<O: 'static> Carried<O> {
         self.test = Harness::restored(plan, |pair: &Pair| pair.0, self.epoch, &self.facts).unwrap();
         self.test.tick(now + down);
         self.test.run();
+    }
+
+    /// Crashes and goes on where the epochs before `epoch` are sealed; what came out since is lost.
+    pub(crate) fn restart_at_once(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.facts.extend(self.test.facts().into_iter().filter(|fact| fact.time < epoch));
+        self.restart(&self.plan.clone(), Duration::ZERO);
+    }
+
+    /// Crashes and goes on from what is committed; what came out since is lost.
+    pub(crate) fn lose(&mut self) {
+        self.test.outputs();
+        self.restart(&self.plan.clone(), Duration::ZERO);
     }
 
     /// Closes the epoch, crashes and goes on.
