@@ -20,6 +20,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::block::append;
 pub use self::block::{Block, BlockError, BlockWriter, FactRef, KeyWriter, Section, facts, sections};
 
 use crate::hash::stable_hash;

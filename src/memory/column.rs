@@ -29,6 +29,8 @@ pub(crate) trait Column: Any {
     fn end(&mut self, key: KeyId, facts: bool);
     /// The same for a write that was taken out of the log.
     fn end_taken(&mut self, key: KeyId, replaced: Box<dyn Any>, facts: bool);
+    /// Runs that wrote values of `keys` have ended, and what they wrote is to become facts; their logs are cleared next.
+    fn changed(&mut self, keys: &[KeyId]);
     /// Hands over what has changed of `key` since last asked.
     /// `held` are old values of a run in progress, oldest first: they stand for what it has written.
     fn facts(&mut self, key: KeyId, held: &[&dyn Any], facts: &mut KeyWriter);
@@ -106,9 +108,15 @@ impl<V: Serialize + 'static> SlotColumn<V> {
         if self.sensory {
             self.values[key.index()] = None;
         } else if facts {
-            if self.stale.len() <= key.index() {
-                self.stale.resize(key.index() + 1, false);
-            }
+            self.note_all(&[key]);
+        }
+    }
+
+    fn note_all(&mut self, keys: &[KeyId]) {
+        if self.stale.len() < self.values.len() {
+            self.stale.resize(self.values.len(), false);
+        }
+        for key in keys {
             self.stale[key.index()] = true;
         }
     }
@@ -170,6 +178,10 @@ impl<V: Serialize + DeserializeOwned + 'static> Column for SlotColumn<V> {
     fn touch(&self, keys: &[KeyId]) {
         let there = keys.iter().filter(|key| self.values[key.index()].is_some()).count();
         std::hint::black_box(there);
+    }
+
+    fn changed(&mut self, keys: &[KeyId]) {
+        self.note_all(keys);
     }
 
     fn facts(&mut self, key: KeyId, held: &[&dyn Any], facts: &mut KeyWriter) {

@@ -60,11 +60,15 @@ const FORGET_AT: usize = 1 << 10;
 /// The columns of one agent on one worker. The first two are the dynamic paths, short-term and sensory.
 pub(crate) struct Memory {
     columns: Vec<Box<dyn Column>>,
+    /// The columns that have facts: those that last.
+    lasting: Vec<u32>,
     touched: Vec<u32>,
     /// Where the active run's log begins; before it lie writes of runs that have ended.
     base: usize,
-    /// By column: whether the log may keep writes of ended runs. Not where they become facts or are cleared, and
-    /// not where values hold memory of their own.
+    /// The keys of the writes before `base`, where these are to become facts.
+    ended: Vec<KeyId>,
+    /// By column: whether the log may keep writes of ended runs. Not where they are cleared, and not where values hold
+    /// memory of their own.
     forgettable: Vec<bool>,
     /// Whether the active run's log has writes that are not.
     to_end: bool,
@@ -80,8 +84,12 @@ impl Memory {
     pub(crate) fn new(slots: &[SlotPlan], facts: bool) -> Self {
         let mut columns: Vec<Box<dyn Column>> = vec![Box::new(PathColumn::new(false)), Box::new(PathColumn::new(true))];
         columns.extend(slots.iter().map(SlotPlan::column));
-        let forgettable = columns.iter().map(|column| !facts && column.is_plain()).collect();
-        Memory { columns, touched: Vec::new(), base: 0, forgettable, to_end: false, facts }
+        let lasting = [PATHS].into_iter();
+        let lasting =
+            lasting.chain((2..).zip(slots).filter(|(_, slot)| !slot.sensory).map(|(column, _)| column)).collect();
+        let forgettable = columns.iter().map(|column| column.is_plain()).collect();
+        let (touched, ended) = (Vec::new(), Vec::new());
+        Memory { columns, lasting, touched, base: 0, ended, forgettable, to_end: false, facts }
     }
 
     pub(crate) fn touch(&self, keys: &[KeyId]) {
@@ -193,17 +201,29 @@ impl Memory {
         if self.to_end {
             self.end_run(key);
         } else {
-            self.base = self.touched.len();
-            if self.base > FORGET_AT {
+            let end = self.touched.len();
+            if self.facts {
+                self.ended.resize(end, key);
+            }
+            self.base = end;
+            if end > FORGET_AT {
                 self.forget();
             }
         }
     }
 
-    /// Forgets the writes of runs that have ended.
+    /// Forgets the writes of runs that have ended; what they have changed is noted for facts.
     #[cold]
     fn forget(&mut self) {
         debug_assert_eq!(self.base, self.touched.len(), "no run is active");
+        let mut ended = &self.ended[..];
+        for touched in self.touched.chunk_by(|a, b| a == b) {
+            if let Some((keys, rest)) = ended.split_at_checked(touched.len()) {
+                self.columns[touched[0] as usize].changed(keys);
+                ended = rest;
+            }
+        }
+        self.ended.clear();
         self.touched.clear();
         self.base = 0;
         for column in &mut self.columns {
@@ -260,9 +280,17 @@ impl Memory {
 
     /// Writes what has changed of `key` since this was last asked, without what the run of `undo` has written.
     pub(crate) fn facts(&mut self, key: KeyId, undo: &[Entry], facts: &mut KeyWriter) {
-        for (index, column) in self.columns.iter_mut().enumerate() {
+        if self.base > 0 {
+            self.forget();
+        }
+        for index in &self.lasting {
+            let column = &mut self.columns[*index as usize];
+            if undo.is_empty() {
+                column.facts(key, &[], facts);
+                continue;
+            }
             let held: Vec<&dyn Any> =
-                undo.iter().filter(|entry| entry.column as usize == index).map(|entry| &*entry.value).collect();
+                undo.iter().filter(|entry| entry.column == *index).map(|entry| &*entry.value).collect();
             column.facts(key, &held, facts);
         }
     }

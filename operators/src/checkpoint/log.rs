@@ -20,10 +20,11 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use super::ack::LogPosition;
 use super::error::Error;
 use super::failpoint::{self, step};
-use super::record::{self, Compression, Head, LOG, Record, VERSION};
+use super::record::{self, Compression, Head, LOG, Record, VERSION, digest};
 use super::segment;
 use super::store::{CheckpointStore, StoreFile};
 use crate::cluster::{Control, Failure};
+use crate::fact::Block;
 use crate::quiet;
 
 /// Bytes that one sync makes durable, more or less; what waits beyond them is left for the next.
@@ -47,10 +48,19 @@ impl Default for LogOptions {
 /// Called when a record is durable, with its place.
 pub type Done = Box<dyn FnOnce(LogPosition) + Send>;
 
+/// The same for facts, with what they add to the digests of their groups.
+pub type DoneFacts = Box<dyn FnOnce(LogPosition, Vec<(u32, u64)>) + Send>;
+
+/// What waits to be written: a record and who is told.
+enum Queued {
+    Record(Record, Done),
+    Facts(u32, Block<u64>, DoneFacts),
+}
+
 /// A handle of the log; clones are handles of the same. The log ends, when all is written, with the last of them.
 #[derive(Clone)]
 pub struct Log {
-    to_writer: Sender<(Record, Done)>,
+    to_writer: Sender<Queued>,
 }
 
 impl fmt::Debug for Log {
@@ -89,7 +99,12 @@ impl Log {
     /// Hands a record over; returns at once. `done` is told when it is durable, and never if the log has failed.
     pub fn append(&self, record: Record, done: Done) {
         // A log that failed has ended the job; what comes after is of no use to anybody.
-        let _ = self.to_writer.send((record, done));
+        let _ = self.to_writer.send(Queued::Record(record, done));
+    }
+
+    /// Hands over facts of the component of that number. Their digests are made on the log's thread too.
+    pub fn append_facts(&self, component: u32, block: Block<u64>, done: DoneFacts) {
+        let _ = self.to_writer.send(Queued::Facts(component, block, done));
     }
 }
 
@@ -104,7 +119,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, records: &Receiver<(Record, Done)>, control: &Control) {
+    fn run(mut self, records: &Receiver<Queued>, control: &Control) {
         let mut bytes = Vec::new();
         let mut waiting: Vec<(u64, Done)> = Vec::new();
         while let Ok(mut next) = records.recv() {
@@ -116,8 +131,18 @@ impl Writer {
                 record::write_head(&mut bytes, &self.head);
             }
             loop {
-                let (record, done) = next;
-                record::write(&mut bytes, &record, self.options.compression);
+                let done = match next {
+                    Queued::Record(record, done) => {
+                        record::write(&mut bytes, &record, self.options.compression);
+                        done
+                    }
+                    Queued::Facts(component, block, done) => {
+                        record::write_facts(&mut bytes, component, &block, self.options.compression);
+                        let digests = digest(component, block.time, &block.bytes)
+                            .unwrap_or_else(|error| panic!("a sealed block: {error}"));
+                        Box::new(move |position| done(position, digests))
+                    }
+                };
                 waiting.push((self.length + bytes.len() as u64, done));
                 if bytes.len() >= BATCH {
                     break;
@@ -171,6 +196,7 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(any(debug_assertions, feature = "failpoints"))]
     use super::super::failpoint::Scope;
     use super::super::memory_store::MemoryStore;
     use super::super::record::tests::block;
@@ -226,6 +252,7 @@ mod tests {
         assert_eq!(read(&store, 2, store.list("log").unwrap()[2].1).unwrap(), [2]);
     }
 
+    #[cfg(any(debug_assertions, feature = "failpoints"))]
     #[test]
     fn after_a_failure_nothing_is_done_and_the_job_is_told_which_file_failed() {
         for (points, text) in [

@@ -39,7 +39,7 @@ pub use self::compact::Compaction;
 pub use self::dir_store::DirStore;
 pub use self::error::Error;
 pub use self::gc::gc;
-pub use self::log::{Done, Log, LogOptions};
+pub use self::log::{Done, DoneFacts, Log, LogOptions};
 pub use self::manifest::{Component, ComponentKind, Manifest, Part, SegmentRef, Shape, SnapshotRef, SourcePosition};
 pub use self::memory_store::MemoryStore;
 pub use self::offline::compact_offline;

@@ -124,14 +124,13 @@ impl Run {
                 return None;
             }
             let block = block(epoch, &facts);
-            let digests = digest(0, epoch, &block.bytes).unwrap();
             let committer = self.committer.clone();
             let (tell, told) = channel();
-            let done = Box::new(move |position| {
+            let done = Box::new(move |position, digests| {
                 committer.ack(epoch, Ack::Facts { component: 0, position, digests });
                 let _ = tell.send(());
             });
-            log.append(Record::Facts { component: 0, block }, done);
+            log.append_facts(0, block, done);
             Some(told)
         });
         waiting.collect::<Vec<_>>().into_iter().all(|told| told.recv().is_ok())
@@ -176,6 +175,7 @@ pub(crate) fn checkpoints(store: &MemoryStore) -> Checkpoints {
 }
 
 mod tests {
+    #[cfg(any(debug_assertions, feature = "failpoints"))]
     use super::super::failpoint::Scope;
     use super::*;
 
@@ -258,6 +258,7 @@ mod tests {
         assert!(new.epoch());
     }
 
+    #[cfg(any(debug_assertions, feature = "failpoints"))]
     #[test]
     fn a_failure_at_any_point_leaves_the_last_checkpoint() {
         for point in failpoint::points() {
@@ -291,6 +292,7 @@ mod tests {
         }
     }
 
+    #[cfg(any(debug_assertions, feature = "failpoints"))]
     #[test]
     fn failures_and_crashes_one_after_the_other_lose_nothing_that_was_committed() {
         let points: Vec<_> = failpoint::points().collect();
@@ -456,6 +458,7 @@ mod tests {
     }
 
     /// The other side of [`a_process_that_is_killed_at_any_point_loses_nothing_that_was_committed`].
+    #[cfg(any(debug_assertions, feature = "failpoints"))]
     #[test]
     #[ignore = "it is started by another test, in a process of its own"]
     fn a_process_that_is_killed() {
@@ -469,6 +472,7 @@ mod tests {
         assert_eq!(run.control.failure(), None);
     }
 
+    #[cfg(any(debug_assertions, feature = "failpoints"))]
     #[test]
     fn a_process_that_is_killed_at_any_point_loses_nothing_that_was_committed() {
         let mut killed = 0;
@@ -497,6 +501,7 @@ mod tests {
         assert!(killed > failpoint::NAMES.len() * 2, "{killed}");
     }
 
+    #[cfg(any(debug_assertions, feature = "failpoints"))]
     #[test]
     fn a_step_that_is_left_out_shows_after_a_crash() {
         // The crash tests would notice: without the step, what was said to be committed is lost, and never replaced by

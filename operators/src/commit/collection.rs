@@ -20,7 +20,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::least_epoch;
-use crate::fact::{Block, BlockWriter, What};
+use crate::fact::{Block, BlockWriter, What, append};
 use crate::group::KeyGroups;
 use crate::operator::Restore;
 use crate::time::{EpochTime, TimeOrder};
@@ -110,8 +110,7 @@ pub fn checkpointed<'scope, T: EpochTime, D: Rows>(
                 for (row, change) in changes.into_iter().filter(|(_, change)| *change != 0) {
                     let n = rows.get(&row).copied().unwrap_or(0) + change;
                     let encode = |bytes: &mut Vec<u8>| {
-                        *bytes = postcard::to_extend(&row, std::mem::take(bytes))
-                            .unwrap_or_else(|error| panic!("a row cannot be encoded: {error}"));
+                        append(bytes, &row).unwrap_or_else(|error| panic!("a row cannot be encoded: {error}"));
                     };
                     writer.key(groups.of(&row), capability.time(), encode, |facts| {
                         if n == 0 {

@@ -15,7 +15,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::replies::Replies;
-use crate::checkpoint::{Ack, Log, Record, digest};
+use crate::checkpoint::{Ack, Log};
 use crate::fact::Block;
 use crate::sink::{Backlog, SinkLoad};
 use crate::time::EpochTime;
@@ -50,13 +50,12 @@ pub fn persist<'scope, T: EpochTime>(
                         continue;
                     }
                     waiting.push_back(capability.retain(0));
-                    let digests =
-                        digest(component, epoch, &bytes).unwrap_or_else(|error| panic!("a sealed block: {error}"));
                     let (replies, written, length) = (replies.clone(), backlog.clone(), bytes.len());
                     backlog.add(length);
-                    log.append(
-                        Record::Facts { component, block: Block { time: epoch, times: Vec::new(), count, bytes } },
-                        Box::new(move |position| {
+                    log.append_facts(
+                        component,
+                        Block { time: epoch, times: Vec::new(), count, bytes },
+                        Box::new(move |position, digests| {
                             written.remove(length);
                             replies.push(Ack::Facts { component, position, digests });
                         }),

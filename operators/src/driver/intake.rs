@@ -12,6 +12,9 @@ use crate::behavior::{Behavior, RunHead, Work};
 use crate::keys::KeyId;
 use crate::time::EpochTime;
 
+/// So many inputs are looked up, and then run, at a time: what they need stays in a core's own cache meanwhile.
+const PART: usize = 512;
+
 impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> {
     /// Takes a batch of inputs of one time; runs those whose turn it is.
     #[inline]
@@ -26,16 +29,40 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             batch.clear();
             return;
         }
-        // The keys of a batch are looked up together, so that their cache misses overlap.
         let mut ids = std::mem::take(&mut self.ids);
-        ids.clear();
-        let index = &mut self.index;
-        ids.extend(batch.iter().map(|item| index.id(intake.key(item))));
-        if self.states.len() < self.index.len() {
-            self.admit();
+        let mut items = batch.drain(..);
+        while !items.as_slice().is_empty() {
+            // The keys of a part are looked up together, so that their cache misses overlap.
+            let part = &items.as_slice()[..PART.min(items.len())];
+            ids.clear();
+            let index = &mut self.index;
+            ids.extend(part.iter().map(|item| index.id(intake.key(item))));
+            if self.states.len() < self.index.len() {
+                self.admit();
+            }
+            self.part(intake, time, &ids, &mut items, fuel, sink);
         }
+        drop(items);
+        self.ids = ids;
+    }
+
+    /// Takes as many items as there are ids of their keys.
+    #[inline]
+    fn part<V, N, K>(
+        &mut self,
+        intake: &N,
+        time: &T,
+        ids: &[KeyId],
+        items: &mut impl Iterator<Item = V>,
+        fuel: &mut u32,
+        sink: &mut K,
+    ) where
+        N: Intake<V, Key = B::Key, Input = B::Input>,
+        K: Sink<T, E::Item, B::Tagged>,
+    {
         let epoch = time.epoch();
-        let mut items = batch.drain(..).zip(ids.iter().copied());
+        // In this order: it is the ids that end.
+        let mut items = ids.iter().copied().zip(items).map(|(key, item)| (item, key));
         if self.behavior.sequence().is_some() || self.epoch.is_some_and(|current| epoch > current) {
             let later = self.later.entry(epoch).or_default();
             for (item, key) in items {
@@ -44,33 +71,32 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 self.ahead_bytes += bytes;
                 later.push(Arrived { time: time.clone(), key, bytes, input });
             }
-        } else {
-            if self.backlog.is_empty() && self.notes.as_ref().is_none_or(|notes| !notes.has_past()) {
-                self.stage(time, sink);
-                if self.index.len() > CACHED_KEYS {
-                    self.touch(&ids);
-                }
-                if self.notes_in_batches() {
-                    // No run of these keys is in flight, and their next one is of this epoch.
-                    for id in &ids {
-                        if self.states[id.index()].mailbox.is_none() {
-                            self.before_run(*id, time, sink);
-                        }
+            return;
+        }
+        if self.backlog.is_empty() && self.notes.as_ref().is_none_or(|notes| !notes.has_past()) {
+            self.stage(time, sink);
+            if self.index.len() > CACHED_KEYS {
+                self.touch(ids);
+            }
+            if self.notes_in_batches() && self.seal.as_ref().is_some_and(|seal| seal.has_older(time)) {
+                // No run of these keys is in flight, and their next one is of this epoch.
+                for id in ids {
+                    if self.states[id.index()].mailbox.is_none() {
+                        self.before_run(*id, time, sink);
                     }
                 }
-                let ended = self.start_inputs(intake, time, &mut items, fuel, sink);
-                self.stats.inline += ended;
-                self.stats.runs += ended;
-                self.open.remove(time, ended);
             }
-            for (item, key) in items {
-                let input = intake.input(item);
-                let bytes = B::input_bytes(&input);
-                self.waiting_bytes += bytes;
-                self.arrive(Arrived { time: time.clone(), key, bytes, input });
-            }
+            let ended = self.start_inputs(intake, time, &mut items, fuel, sink);
+            self.stats.inline += ended;
+            self.stats.runs += ended;
+            self.open.remove(time, ended);
         }
-        self.ids = ids;
+        for (item, key) in items {
+            let input = intake.input(item);
+            let bytes = B::input_bytes(&input);
+            self.waiting_bytes += bytes;
+            self.arrive(Arrived { time: time.clone(), key, bytes, input });
+        }
     }
 
     /// Starts runs of a batch as far as there is room; how many have ended.
@@ -154,6 +180,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     pub(super) fn touch(&mut self, ids: &[KeyId]) {
         let busy = ids.iter().filter(|id| self.states[id.index()].mailbox.is_some()).count();
         std::hint::black_box(busy);
+        if let Some(seal) = &self.seal {
+            seal.touch(ids);
+        }
         self.behavior.touch(ids);
     }
 

@@ -202,7 +202,7 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     /// The time of what is staged in `items` and in the behavior's effects.
     staged: Option<T>,
     items: Vec<E::Item>,
-    seal: Option<Seal<T>>,
+    seal: Option<Seal<T, B::Key>>,
     /// Whether epochs are over that are not sealed.
     unsealed: bool,
     restoring: Restoring<T>,

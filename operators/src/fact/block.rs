@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 
 use super::{Fact, What};
@@ -109,45 +110,75 @@ pub struct KeyWriter {
     /// Keys with their facts, one behind the other.
     arena: Vec<u8>,
     /// Facts of the current key.
-    count: u64,
-    key: Vec<u8>,
-    /// Where the entry of the key begins, if it has facts.
-    opened: Option<usize>,
+    count: u32,
 }
 
 /// Gathers the facts of keys, in any order of keys; the facts of a key stand together.
 #[derive(Debug)]
 pub struct BlockWriter<T> {
     writer: KeyWriter,
-    entries: Vec<Entry<T>>,
+    entries: Vec<Entry>,
+    /// The time of the first entry.
+    time: Option<T>,
+    /// The times of all entries, once they differ.
+    times: Vec<T>,
+    /// Lists that keep their capacity: entries in the order in which they leave, and where those of each group begin.
+    order: Vec<u32>,
+    places: Vec<u32>,
 }
 
-#[derive(Debug)]
-struct Entry<T> {
+/// A key with its facts; it begins where the one before it ends.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
     group: u32,
-    time: T,
-    start: usize,
+    count: u32,
     end: usize,
-    count: u64,
 }
 
 impl<T> Default for BlockWriter<T> {
     fn default() -> Self {
-        BlockWriter { writer: KeyWriter::default(), entries: Vec::new() }
+        BlockWriter {
+            writer: KeyWriter::default(),
+            entries: Vec::new(),
+            time: None,
+            times: Vec::new(),
+            order: Vec::new(),
+            places: Vec::new(),
+        }
     }
 }
 
 impl<T: Ord + Clone> BlockWriter<T> {
-    /// Lets `write` write facts of one key, which `encode` writes. It costs nothing if there are none.
+    /// Lets `write` write facts of one key, which `encode` puts behind what is there. It costs nothing if there are none.
+    #[inline]
     pub fn key(&mut self, group: u32, time: &T, encode: impl FnOnce(&mut Vec<u8>), write: impl FnOnce(&mut KeyWriter)) {
         let writer = &mut self.writer;
-        writer.key.clear();
-        encode(&mut writer.key);
+        let start = writer.arena.len();
+        writer.arena.push(0);
+        encode(&mut writer.arena);
+        put_length(&mut writer.arena, start, 0);
+        writer.count = 0;
         write(writer);
-        if let Some(start) = writer.opened.take() {
-            writer.arena.push(END_OF_KEY);
-            let count = std::mem::take(&mut writer.count);
-            self.entries.push(Entry { group, time: time.clone(), start, end: writer.arena.len(), count });
+        if writer.count == 0 {
+            writer.arena.truncate(start);
+            return;
+        }
+        writer.arena.push(END_OF_KEY);
+        self.entries.push(Entry { group, count: writer.count, end: writer.arena.len() });
+        if self.time.as_ref() != Some(time) || !self.times.is_empty() {
+            self.note_time(time);
+        }
+    }
+
+    /// Notes the time of the newest entry, which is the first or not of the time of the first.
+    #[cold]
+    fn note_time(&mut self, time: &T) {
+        match &self.time {
+            None => self.time = Some(time.clone()),
+            Some(first) => {
+                self.times.resize(self.entries.len() - 1, first.clone());
+                self.times.push(time.clone());
+            }
         }
     }
 
@@ -170,41 +201,95 @@ impl<T: Ord + Clone> BlockWriter<T> {
     ///
     /// With `mix`, times of one block may differ: then the least of them is one of theirs that all others are beyond.
     pub fn finish(&mut self, mix: bool, each: &mut impl FnMut(Block<T>)) {
-        // Stable: of several entries of a key the last one counts.
-        if mix {
-            self.entries.sort_by_key(|entry| entry.group);
-        } else {
-            self.entries.sort_by(|a, b| (&a.time, a.group).cmp(&(&b.time, b.group)));
-        }
-        let mut rest = &self.entries[..];
-        while let Some(first) = rest.first() {
-            let n = if mix { rest.len() } else { rest.partition_point(|entry| entry.time <= first.time) };
+        let Some(first) = self.time.take() else { return };
+        let mut order = std::mem::take(&mut self.order);
+        self.sort(mix, &mut order);
+        let mut rest = &order[..];
+        while let Some(next) = rest.first() {
+            if self.times.is_empty() {
+                each(self.block(rest, first, Vec::new()));
+                break;
+            }
+            let time = |entry: &u32| &self.times[*entry as usize];
+            let n = if mix { rest.len() } else { rest.partition_point(|entry| time(entry) <= time(next)) };
             let (entries, others) = rest.split_at(n);
             rest = others;
-            each(self.block(entries));
+            let least = entries.iter().map(time).min().unwrap_or(&first).clone();
+            let alike = entries.iter().all(|entry| *time(entry) == least);
+            let times = if alike { Vec::new() } else { entries.iter().map(|entry| time(entry).clone()).collect() };
+            each(self.block(entries, least, times));
         }
+        self.order = order;
         self.entries.clear();
+        self.times.clear();
         self.writer.arena.clear();
     }
 
-    fn block(&self, entries: &[Entry<T>]) -> Block<T> {
-        let time = entries.iter().map(|entry| &entry.time).min().expect("a block has entries").clone();
-        let alike = entries.iter().all(|entry| entry.time == time);
-        let times = if alike { Vec::new() } else { entries.iter().map(|entry| entry.time.clone()).collect() };
-        let bytes = entries.iter().map(|entry| entry.end - entry.start).sum::<usize>();
-        let mut bytes = Vec::with_capacity(bytes + 8 * entries.len().min(1024));
-        let mut section: Option<(u32, usize)> = None;
+    /// Writes entries to `order` by group, and by time before that without `mix`. Of several entries of a key the last one
+    /// counts, so those of a group stay in order.
+    fn sort(&mut self, mix: bool, order: &mut Vec<u32>) {
+        let entries = &self.entries;
+        order.clear();
+        order.resize(entries.len(), 0);
+        let (mut least, mut greatest) = (u32::MAX, 0);
         for entry in entries {
+            least = least.min(entry.group);
+            greatest = greatest.max(entry.group);
+        }
+        let span = (greatest - least) as usize + 1;
+        if (mix || self.times.is_empty()) && span / 4 <= entries.len() {
+            // By counting: a few nanoseconds an entry however many there are.
+            let places = &mut self.places;
+            places.clear();
+            places.resize(span + 1, 0);
+            for entry in entries {
+                places[(entry.group - least) as usize + 1] += 1;
+            }
+            let mut before = 0;
+            for place in places.iter_mut() {
+                before += *place;
+                *place = before;
+            }
+            for (n, entry) in entries.iter().enumerate() {
+                let place = &mut places[(entry.group - least) as usize];
+                order[*place as usize] = n as u32;
+                *place += 1;
+            }
+            return;
+        }
+        order.iter_mut().enumerate().for_each(|(n, entry)| *entry = n as u32);
+        let group = |n: &u32| entries[*n as usize].group;
+        if mix || self.times.is_empty() {
+            order.sort_by_key(group);
+        } else {
+            let times = &self.times;
+            order.sort_by(|a, b| (&times[*a as usize], group(a)).cmp(&(&times[*b as usize], group(b))));
+        }
+    }
+
+    fn block(&self, entries: &[u32], time: T, times: Vec<T>) -> Block<T> {
+        let start = |n: usize| if n == 0 { 0 } else { self.entries[n - 1].end };
+        let length = if entries.len() == self.entries.len() {
+            self.writer.arena.len()
+        } else {
+            entries.iter().map(|n| self.entries[*n as usize].end - start(*n as usize)).sum()
+        };
+        let mut bytes = Vec::with_capacity(length + 8 * entries.len().min(1024));
+        let mut section: Option<(u32, usize)> = None;
+        let mut count = 0;
+        for n in entries {
+            let n = *n as usize;
+            let entry = self.entries[n];
             if section.is_none_or(|(group, _)| group != entry.group) {
                 end_section(&mut bytes, section);
                 varint(&mut bytes, u64::from(entry.group));
                 section = Some((entry.group, bytes.len()));
                 bytes.extend_from_slice(&[0; 4]);
             }
-            bytes.extend_from_slice(&self.writer.arena[entry.start..entry.end]);
+            bytes.extend_from_slice(&self.writer.arena[start(n)..entry.end]);
+            count += u64::from(entry.count);
         }
         end_section(&mut bytes, section);
-        let count = entries.iter().map(|entry| entry.count).sum();
         Block { time, times, count, bytes }
     }
 }
@@ -214,14 +299,16 @@ impl KeyWriter {
     ///
     /// # Errors
     /// The value cannot be encoded; nothing that was written before is of use then.
+    #[inline]
     pub fn put<V: Serialize + ?Sized>(&mut self, what: &What, value: &V) -> Result<(), postcard::Error> {
         let at = self.open_fact(what);
-        self.arena = postcard::to_extend(value, std::mem::take(&mut self.arena))?;
+        append(&mut self.arena, value)?;
         self.end_value(at);
         Ok(())
     }
 
     /// The key's `what` is a number.
+    #[inline]
     pub fn put_number(&mut self, what: &What, n: u64) {
         let at = self.open_fact(what);
         varint(&mut self.arena, n);
@@ -242,47 +329,93 @@ impl KeyWriter {
     }
 
     /// Writes all that comes before a value, and the place of its length; where that is.
+    #[inline]
     fn open_fact(&mut self, what: &What) -> usize {
         let bytes = &mut self.arena;
-        if self.opened.is_none() {
-            self.opened = Some(bytes.len());
-            varint(bytes, self.key.len() as u64);
-            bytes.extend_from_slice(&self.key);
-        }
         match what {
-            What::Sequence => bytes.push(SEQUENCE),
+            What::Sequence => bytes.extend_from_slice(&[SEQUENCE, 0]),
             What::Slot(id) => {
-                bytes.push(SLOT);
-                bytes.extend_from_slice(&id.to_le_bytes());
+                let [a, b, c, d] = id.to_le_bytes();
+                bytes.extend_from_slice(&[SLOT, a, b, c, d, 0]);
             }
-            What::Path(path) => {
-                bytes.push(PATH);
-                varint(bytes, path.len() as u64);
-                bytes.extend_from_slice(path.as_bytes());
-            }
-            What::Notification(n) => tagged(bytes, NOTIFICATION, *n),
-            What::Waiting(n) => tagged(bytes, WAITING, *n),
-            What::Run => bytes.push(RUN),
-            What::Entry(n) => tagged(bytes, ENTRY, *n),
-            What::Row => bytes.push(ROW),
-            What::Signal(n) => tagged(bytes, SIGNAL, *n),
-            What::Timer(n) => tagged(bytes, TIMER, *n),
+            what => open_other(bytes, what),
         }
-        bytes.push(0);
         bytes.len() - 1
     }
 
     /// Puts the length of the value that was written behind `at` in its place.
+    #[inline]
     fn end_value(&mut self, at: usize) {
-        let length = (self.arena.len() - at) as u64;
-        if length < 0x80 {
-            self.arena[at] = length as u8;
-        } else {
-            let mut prefix = Vec::with_capacity(5);
-            varint(&mut prefix, length);
-            self.arena.splice(at..=at, prefix);
-        }
+        put_length(&mut self.arena, at, 1);
         self.count += 1;
+    }
+}
+
+fn open_other(bytes: &mut Vec<u8>, what: &What) {
+    match what {
+        What::Sequence => bytes.push(SEQUENCE),
+        What::Slot(id) => {
+            bytes.push(SLOT);
+            bytes.extend_from_slice(&id.to_le_bytes());
+        }
+        What::Path(path) => {
+            bytes.push(PATH);
+            varint(bytes, path.len() as u64);
+            bytes.extend_from_slice(path.as_bytes());
+        }
+        What::Notification(n) => tagged(bytes, NOTIFICATION, *n),
+        What::Waiting(n) => tagged(bytes, WAITING, *n),
+        What::Run => bytes.push(RUN),
+        What::Entry(n) => tagged(bytes, ENTRY, *n),
+        What::Row => bytes.push(ROW),
+        What::Signal(n) => tagged(bytes, SIGNAL, *n),
+        What::Timer(n) => tagged(bytes, TIMER, *n),
+    }
+    bytes.push(0);
+}
+
+/// Puts the length of what was written behind `at`, and `more`, in its place.
+#[inline]
+fn put_length(bytes: &mut Vec<u8>, at: usize, more: u64) {
+    let length = (bytes.len() - at - 1) as u64 + more;
+    if length < 0x80 {
+        bytes[at] = length as u8;
+    } else {
+        let mut prefix = Vec::with_capacity(5);
+        varint(&mut prefix, length);
+        bytes.splice(at..=at, prefix);
+    }
+}
+
+/// Writes a value behind what is there.
+///
+/// # Errors
+/// It cannot be encoded; a part of it may have been written.
+#[inline]
+pub(crate) fn append<V: Serialize + ?Sized>(bytes: &mut Vec<u8>, value: &V) -> Result<(), postcard::Error> {
+    postcard::serialize_with_flavor(value, Appended(bytes))
+}
+
+/// A buffer that postcard writes to where it is.
+struct Appended<'a>(&'a mut Vec<u8>);
+
+impl Flavor for Appended<'_> {
+    type Output = ();
+
+    #[inline]
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    #[inline]
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
     }
 }
 
@@ -298,6 +431,7 @@ fn tagged(bytes: &mut Vec<u8>, tag: u8, n: u64) {
     varint(bytes, n);
 }
 
+#[inline]
 fn varint(bytes: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         bytes.push(n as u8 | 0x80);
