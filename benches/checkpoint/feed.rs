@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use timely::container::CapacityContainerBuilder;
+use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::{Operator, source};
 use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
+use timely::scheduling::Activator;
 use timely::worker::Worker;
 use timely_agents::cluster::{ClusterConfig, FailureKind};
 use timely_agents::prelude::*;
@@ -26,7 +28,7 @@ pub(crate) enum Turn {
     More,
     /// Closes the epoch.
     Close,
-    /// Waits for the next commit.
+    /// Waits for an output, or for the next commit.
     Wait,
     /// Ends the input: the job is complete when all is committed.
     End,
@@ -77,6 +79,18 @@ pub(crate) fn run<I: Input + timely::ExchangeData, O: 'static>(
     ready: impl Fn() + Send + Sync + 'static,
     script: impl FnMut(Seen, &mut Vec<I>) -> Turn + Send + 'static,
 ) -> Result<(), Error> {
+    drive(checkpoints, move |inputs| inputs.agent(key, &plan), value, seen, ready, script)
+}
+
+/// The same for what `build` makes of the inputs.
+pub(crate) fn drive<I: timely::ExchangeData, O: 'static>(
+    checkpoints: Option<Checkpoints>,
+    build: impl for<'scope> Fn(StreamVec<'scope, u64, I>) -> StreamVec<'scope, u64, O> + Send + Sync + 'static,
+    value: impl Fn(&O) -> u64 + Copy + Send + Sync + 'static,
+    seen: Option<Activations>,
+    ready: impl Fn() + Send + Sync + 'static,
+    script: impl FnMut(Seen, &mut Vec<I>) -> Turn + Send + 'static,
+) -> Result<(), Error> {
     let script = Mutex::new(Some(script));
     let result = execute_with(&ClusterConfig::single(1), checkpoints, move |worker, job| {
         let script = script.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -88,6 +102,8 @@ pub(crate) fn run<I: Input + timely::ExchangeData, O: 'static>(
         let (control, resume) = (job.control().clone(), job.resume_epoch());
         let outputs = Rc::new(Cell::new((0u64, 0u64)));
         let summed = Rc::clone(&outputs);
+        let resting = Rc::new(RefCell::new(None::<Activator>));
+        let rested = Rc::clone(&resting);
         worker.dataflow::<u64, _, _>(|scope| {
             let inputs = source::<_, CapacityContainerBuilder<Vec<I>>, _, _>(scope, "Feed", |capability, info| {
                 let activator = scope.worker().activator_for(info.address.clone());
@@ -116,7 +132,7 @@ pub(crate) fn run<I: Input + timely::ExchangeData, O: 'static>(
                             capability.downgrade(&next);
                             activator.activate();
                         }
-                        Turn::Wait => {}
+                        Turn::Wait => *resting.borrow_mut() = Some(activator.clone()),
                         Turn::End => held = None,
                         Turn::Stop => {
                             control.fail(timely_agents::cluster::Failure::stopped("the bench has seen enough"));
@@ -124,7 +140,7 @@ pub(crate) fn run<I: Input + timely::ExchangeData, O: 'static>(
                     }
                 }
             });
-            let outputs = inputs.agent(key, &plan);
+            let outputs = build(inputs);
             // Streams have a `sink` of the prelude's too.
             Operator::sink(outputs, Pipeline, "Sum", move |(input, _)| {
                 input.for_each(|_, data| {
@@ -133,6 +149,9 @@ pub(crate) fn run<I: Input + timely::ExchangeData, O: 'static>(
                     summed.set((count + data.len() as u64, sum.wrapping_add(more)));
                     data.clear();
                 });
+                if let Some(feed) = rested.borrow_mut().take() {
+                    feed.activate();
+                }
             });
         });
         ready();

@@ -32,8 +32,9 @@ use timely::worker::Worker;
 use timely_agents::prelude::*;
 use timely_agents_operators::limits::Limits;
 
-use crate::baseline::{self, FastMap, Replies};
+use crate::baseline::{self, FastMap};
 use crate::counter;
+use crate::replies::Replies;
 use crate::report::Row;
 use crate::support::{Error, Scale, TURNS, median, mix, now};
 

@@ -33,8 +33,8 @@ use timely::worker::Worker;
 use timely_agents::prelude::*;
 use tokio::sync::Notify;
 
-use crate::baseline::Replies;
 use crate::counter;
+use crate::replies::Replies;
 use crate::report::Row;
 use crate::support::{Error, Lane, Pace, Scale, TURNS, median, now};
 

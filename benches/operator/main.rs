@@ -29,6 +29,8 @@ mod frontier;
 mod latency;
 #[path = "../support/measure.rs"]
 mod measure;
+#[path = "../support/replies.rs"]
+mod replies;
 #[path = "../support/report.rs"]
 mod report;
 mod support;

@@ -3,12 +3,11 @@
 //! Action `track` compares a flight with the one before it and sends an event for a reactionary delay; action `advise`
 //! asks the advisor, away from the worker, and puts out an alert.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use timely_agents::prelude::*;
 use timely_agents::{BuildErrors, Plan};
 
+use crate::advisor::Advisor;
 use crate::flight::Flight;
 
 /// A flight is late from this many minutes on.
@@ -60,8 +59,8 @@ impl Alert {
     }
 }
 
-/// The agent's plan, with an advisor that takes `latency` to answer.
-pub(crate) fn plan(latency: Duration) -> Result<Plan<Flight, Alert>, BuildErrors> {
+/// The agent's plan.
+pub(crate) fn plan(advisor: &Advisor) -> Result<Plan<Flight, Alert>, BuildErrors> {
     let mut agent = Agent::<Flight, Alert>::new("turnaround");
     let arr_delay = agent.memory::<i32>("arr_delay");
     let streak = agent.memory::<u32>("streak");
@@ -83,26 +82,15 @@ pub(crate) fn plan(latency: Duration) -> Result<Plan<Flight, Alert>, BuildErrors
         Ok(())
     });
 
+    let advisor = advisor.clone();
     agent.on_async("advise", async move |event: &Reactionary, ctx| {
-        let question = (event.streak, event.flight.dep_delay);
-        let advice = ctx.durable("advisor", question, move |question| advise(question, latency));
-        ctx.output(Alert::new(event, advice.await?));
+        let Flight { tailnum, date, flight, dep_delay, .. } = &event.flight;
+        let (id, asked) = (format!("{tailnum} {date} {flight}"), advisor.clone());
+        let advice = ctx.durable("advisor", (event.streak, *dep_delay), move |question| asked.advise(question, id));
+        let advice = advice.await?.map_err(timely_agents::Error::new)?;
+        advisor.taken();
+        ctx.output(Alert::new(event, advice));
         Ok(())
     });
     agent.build()
-}
-
-/// The advisor: a service somewhere else.
-async fn advise((streak, dep_delay): (u32, i32), latency: Duration) -> String {
-    if !latency.is_zero() {
-        tokio::time::sleep(latency).await;
-    }
-    let advice = if streak >= 3 {
-        "swap aircraft"
-    } else if dep_delay >= 60 {
-        "rebook connections"
-    } else {
-        "shorten turnaround"
-    };
-    advice.to_owned()
 }

@@ -12,6 +12,7 @@
 //! The alerts, as a set, are the same for any `-w`, `-n` and hostfile: all flights of an aircraft come from one source
 //! in file order, and its agent takes them one at a time.
 
+mod advisor;
 mod agent;
 mod flight;
 mod options;
@@ -26,6 +27,7 @@ use timely::dataflow::operators::Inspect;
 use timely_agents::cluster::Failure;
 use timely_agents::prelude::*;
 
+use crate::advisor::Advisor;
 use crate::flight::{Counts, flights};
 use crate::options::Options;
 use crate::progress::Progress;
@@ -34,7 +36,8 @@ use crate::summary::Summary;
 fn main() -> ExitCode {
     Options::program().main(|arguments| {
         let options = Options::read(&arguments)?;
-        let plan = agent::plan(options.advisor_latency).map_err(|errors| Failure::usage(errors.to_string()))?;
+        let advisor = Advisor::new(options.advisor_latency, options.advisor_ledger.as_deref())?;
+        let plan = agent::plan(&advisor).map_err(|errors| Failure::usage(errors.to_string()))?;
         let counts = Arc::new(Counts::default());
         let progress = Progress::new(arguments.config().process == 0, &options.input);
 
@@ -65,7 +68,7 @@ fn main() -> ExitCode {
             // The job was complete already, and that was said.
             return Ok(());
         }
-        summary.print(&counts, &plan.stats());
+        summary.print(&counts, &plan.stats(), &advisor);
         Ok(())
     })
 }

@@ -25,6 +25,8 @@ pub(crate) struct Options {
     pub(crate) rate: Option<f64>,
     /// How long the advisor takes.
     pub(crate) advisor_latency: Duration,
+    /// Where the advisor keeps its ledger, if anywhere.
+    pub(crate) advisor_ledger: Option<PathBuf>,
 }
 
 impl Options {
@@ -44,6 +46,7 @@ impl Options {
             .option("open-epochs", "NUM", "with --checkpoints: days that may be open and not committed")
             .option("rate", "ROWS", "rows to read in a second at most")
             .option("advisor-latency", "MS", "how long the advisor takes (default 0)")
+            .option("advisor-ledger", "FILE", "where the advisor notes what it is asked, and that it has answered")
     }
 
     /// Reads and checks them.
@@ -75,6 +78,7 @@ impl Options {
             open_epochs,
             rate,
             advisor_latency: Duration::from_millis(arguments.parsed("advisor-latency")?.unwrap_or(0)),
+            advisor_ledger: arguments.value("advisor-ledger").map(PathBuf::from),
         })
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use timely_agents::AgentStats;
 use timely_agents::clock::Clock;
 
+use crate::advisor::Advisor;
 use crate::flight::Counts;
 
 /// Times the job.
@@ -22,7 +23,7 @@ impl Summary {
     }
 
     /// Prints what the agents of this process have done, and, in the process that read them, the rows.
-    pub(crate) fn print(&self, counts: &Counts, stats: &AgentStats) {
+    pub(crate) fn print(&self, counts: &Counts, stats: &AgentStats, advisor: &Advisor) {
         let [rows, skipped, cancelled, alerts] = counts.get();
         let elapsed = Duration::from_micros(self.clock.now() - self.started_us);
         let runs = &stats.runs;
@@ -32,6 +33,8 @@ impl Summary {
         for (name, action) in &stats.actions {
             eprintln!("action {name}: {} finished, {} failed", action.finished, action.failed);
         }
+        let (made, replayed) = advisor.calls();
+        eprintln!("advisor: {made} calls made, {replayed} replayed");
         let at = |quantile: f64| Duration::from_nanos(runs.latency_ns.value_at_quantile(quantile));
         eprintln!(
             "latency of runs: p50 {:.1?}, p99 {:.1?}, max {:.1?}",

@@ -52,8 +52,8 @@ pub enum Outcome {
 
 type CopyOf<W> = fn(&W) -> W;
 
-/// Makes the work of a reconciler.
-type Reconcile<A> = Box<dyn FnOnce(A, CallInfo) -> CallJob>;
+/// Makes the work of a reconciler, with its copy of the arguments.
+type Reconcile = Box<dyn Fn(CallInfo) -> CallJob>;
 
 type Classify<R> = Box<dyn Fn(&Result<R, CallError>) -> Outcome>;
 
@@ -114,8 +114,8 @@ pub struct Durable<A, F, R> {
     retry: Option<Retry>,
     classify: Option<Classify<R>>,
     durability: Durability,
-    /// Finds out about an attempt that was under way, with a copy of the arguments.
-    reconcile: Option<(Reconcile<A>, A)>,
+    /// Finds out about an attempt that was under way; there may be several, each in a crash of its own.
+    reconcile: Option<Reconcile>,
     /// What a journal, or a later attempt of the action, knows it by.
     asked: Option<Rc<Asked>>,
     key: CallKey,
@@ -181,14 +181,15 @@ impl<A, F, R> Durable<A, F, R> {
     /// That the call is about to leave is durable before it does, which costs it another sync.
     pub fn reconcile<G, Fut>(mut self, g: G) -> Self
     where
-        A: Clone,
-        G: FnOnce(A, CallInfo) -> Fut + 'static,
+        A: Clone + 'static,
+        G: Fn(A, CallInfo) -> Fut + 'static,
         Fut: Future<Output = Reconciled<R>> + Send + 'static,
         R: Serialize,
     {
         if let Some((_, args)) = &self.work {
-            let job = move |args: A, call: CallInfo| {
-                let found = g(args, call);
+            let args = args.clone();
+            self.reconcile = Some(Box::new(move |call| {
+                let found = g(args.clone(), call);
                 CallJob::future(async move {
                     match found.await {
                         Reconciled::Done(value) => encode(&value),
@@ -196,8 +197,7 @@ impl<A, F, R> Durable<A, F, R> {
                         Reconciled::NotDone => Ok(CallValue::Unit),
                     }
                 })
-            };
-            self.reconcile = Some((Box::new(job), args.clone()));
+            }));
         }
         self
     }
@@ -269,9 +269,8 @@ impl<A, F, R> Durable<A, F, R> {
     /// Starts an attempt, or finds out about one that had left.
     fn begin(&mut self) {
         let eager = self.durability == Durability::Eager;
-        let in_doubt = self.waits.task.in_doubt.borrow().contains(&self.waits.coming_ordinal());
-        if in_doubt && let Some((reconcile, args)) = self.reconcile.take() {
-            let job = reconcile(args, CallInfo::new(self.key, self.attempt));
+        if let Some(reconcile) = self.reconcile.as_ref().filter(|_| self.had_left()) {
+            let job = reconcile(CallInfo::new(self.key, self.attempt));
             self.waits.call(self.asked.clone(), self.name.clone(), self.settings.timeout, (eager, false), job);
             self.state = State::Calling;
             return;
@@ -290,6 +289,13 @@ impl<A, F, R> Durable<A, F, R> {
         let noted = self.reconcile.is_some() || matches!(self.make, Make::Informed(..));
         self.waits.call(self.asked.clone(), self.name.clone(), self.settings.timeout, (eager, noted), job);
         self.state = State::Calling;
+    }
+
+    /// Whether the attempt that begins now had left before a crash. Of one whose end is known nothing is asked: it may have
+    /// been that the reconciler has found nothing, and then what is to be made of it is still needed.
+    fn had_left(&self) -> bool {
+        let (task, ordinal) = (&self.waits.task, self.waits.coming_ordinal());
+        task.in_doubt.borrow().contains(&ordinal) || task.known.borrow().contains(&ordinal)
     }
 
     /// The result that an earlier attempt of the action was given.

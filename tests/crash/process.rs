@@ -226,6 +226,11 @@ impl Launch {
         self
     }
 
+    /// Starts the program by itself.
+    pub(crate) fn start(&self, options: &[String]) -> Process {
+        Process::start(self.command(options))
+    }
+
     fn command(&self, options: &[String]) -> Command {
         let mut command = Command::new(&self.program);
         command.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("FAILPOINTS");

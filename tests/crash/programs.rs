@@ -8,7 +8,7 @@ use timely_agents::cluster::Failure;
 use timely_agents::{Arguments, Program};
 use timely_agents_operators::checkpoint::{Checkpoints, Compaction};
 
-use crate::{carry, small, sums};
+use crate::{carry, small, sums, tools};
 
 /// Compacts whenever there is something to compact.
 const SMALL: Compaction = Compaction { ratio: 1, minimum_bytes: 8_000, memory_bytes: 4_000 };
@@ -40,6 +40,8 @@ fn program() {
         "carry" => carry::program(),
         "small" => small::program(),
         "sums" => sums::program(),
+        "server" => tools::server::program(),
+        "tools" => tools::program(),
         _ => Err(Failure::usage(format!("there is no program {name}"))),
     };
     std::process::exit(match outcome {

@@ -46,14 +46,14 @@ fn program() -> PathBuf {
 
 /// How a process ended.
 #[derive(Debug)]
-struct Outcome {
+pub(crate) struct Outcome {
     code: Option<i32>,
     stdout: String,
-    stderr: String,
+    pub(crate) stderr: String,
 }
 
 impl Outcome {
-    fn assert_success(&self) -> &Self {
+    pub(crate) fn assert_success(&self) -> &Self {
         assert_eq!(self.code, Some(0), "{self:#?}");
         assert!(!self.stderr.contains("panicked"), "{self:#?}");
         self
@@ -85,7 +85,7 @@ fn has_word(text: &str, word: &str) -> bool {
 }
 
 /// A process of a job, killed if the test gives up on it.
-struct Process {
+pub(crate) struct Process {
     child: Child,
     stdout: mpsc::Receiver<String>,
     stderr: mpsc::Receiver<String>,
@@ -93,8 +93,14 @@ struct Process {
 
 impl Process {
     fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    /// With more in its environment.
+    pub(crate) fn start_with(arguments: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Command::new(program())
             .args(arguments)
+            .envs(env.iter().copied())
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -106,7 +112,7 @@ impl Process {
         Self { child, stdout, stderr }
     }
 
-    fn finish(mut self) -> Outcome {
+    pub(crate) fn finish(mut self) -> Outcome {
         let stdout = self.stdout.recv_timeout(DEADLINE);
         let stderr = self.stderr.recv_timeout(DEADLINE);
         let (Ok(stdout), Ok(stderr)) = (stdout, stderr) else {
@@ -154,10 +160,10 @@ fn free_port() -> u16 {
 }
 
 /// A directory for a job's files: `in/` for what it reads, `out/` for what it writes.
-struct Place(TempDir);
+pub(crate) struct Place(TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let place = Self(TempDir::new().expect("a temporary directory"));
         for name in ["in", "out"] {
             fs::create_dir(place.0.path().join(name)).expect("a new directory");
@@ -165,7 +171,7 @@ impl Place {
         place
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.0.path().join(name).to_str().expect("a path in UTF-8").to_owned()
     }
 
@@ -200,7 +206,7 @@ impl Place {
 }
 
 /// A text's lines sorted by bytes, each ended by LF.
-fn sorted(text: &str) -> String {
+pub(crate) fn sorted(text: &str) -> String {
     assert!(text.is_empty() || text.ends_with('\n'), "the last line has no end");
     let mut lines: Vec<&str> = text.lines().collect();
     lines.sort_unstable();
@@ -208,7 +214,7 @@ fn sorted(text: &str) -> String {
 }
 
 /// Equal, and if not, with a message that fits a screen.
-fn assert_same(found: &str, expected: &str, what: &str) {
+pub(crate) fn assert_same(found: &str, expected: &str, what: &str) {
     if found != expected {
         let differ = found.lines().zip(expected.lines()).enumerate().find(|(_, (found, expected))| found != expected);
         let counts = (found.lines().count(), expected.lines().count());

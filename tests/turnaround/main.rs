@@ -1,5 +1,6 @@
 //! The main job: what it must put out, by an interpreter that is no part of it.
 
+mod advisor;
 mod cli;
 mod reference;
 

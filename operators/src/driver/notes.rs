@@ -202,7 +202,6 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 let its = |journal: &Journal| {
                     journal.sequence == sequence && digest.is_none_or(|digest| journal.digest == digest)
                 };
-                active.digest = digest.unwrap_or(0);
                 if let Some(at) = past.journals.iter().position(its) {
                     active.digest = past.journals[at].digest;
                     let given = behavior.restore_notes(&mut active.run, past.journals.swap_remove(at).run);

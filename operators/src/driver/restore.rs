@@ -146,8 +146,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             carried.keys.insert(head.key, persisted);
         }
         let deadline = self.deadline(head.token);
+        // Whatever it notes from now on, has notes of before or not, is found by it.
+        let digest = self.notes.as_ref().and_then(|_| self.behavior.run_digest(&run)).unwrap_or(0);
         let active =
-            ActiveRun { head, time, started: self.now, run, digest: 0, ready: true, calls: SmallVec::new(), deadline };
+            ActiveRun { head, time, started: self.now, run, digest, ready: true, calls: SmallVec::new(), deadline };
         let token = self.runs.insert(active);
         self.states[head.key.index()].mailbox = Some(Box::new(Mailbox::new(Some(token))));
         self.ready_runs.push_back(token);
