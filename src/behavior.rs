@@ -251,7 +251,11 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     fn journal(&mut self, run: &mut Box<Run<O>>, each: &mut dyn FnMut(&[u8])) {
         if let Some(recorded) = &mut run.recorded {
             recorded.entries.drain(..).for_each(|entry| each(&entry));
-            for (task, end) in run.noting.iter_mut().flat_map(|noting| noting.take_pending()) {
+            let Some(noting) = &mut run.noting else { return };
+            for (task, ordinal) in noting.take_left() {
+                each(&journal::encode(&Entry::Left { task, ordinal }));
+            }
+            for (task, end) in noting.take_pending() {
                 each(&journal::encode(&Entry::Given { task, end: end.clone() }));
             }
         }

@@ -214,6 +214,13 @@ pub(crate) enum Entry {
         /// The version of its code.
         version: u32,
     },
+    /// A call was about to leave, and has not ended.
+    Left {
+        /// The task.
+        task: Name,
+        /// Its place among the waits of its task, and its number there.
+        ordinal: u64,
+    },
 }
 
 /// The entries that hold.

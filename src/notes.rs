@@ -86,6 +86,8 @@ pub(crate) struct Noting {
     arrived: Vec<(u32, u64, Option<End>)>,
     /// Noted ends that were not given yet, and whether they are in the run's facts.
     pending: Vec<(Name, End, bool)>,
+    /// Calls that have left and not ended, and are not in the run's facts.
+    left: Vec<(Name, u64)>,
     /// What the task is called that has failed for good.
     failed: Option<Name>,
     past: Past,
@@ -260,6 +262,16 @@ impl Noting {
         })
     }
 
+    /// Calls that have left and not ended, and are not in the run's facts; they are from here on.
+    pub(crate) fn take_left(&mut self) -> impl Iterator<Item = (Name, u64)> {
+        self.left.drain(..)
+    }
+
+    /// A call had left before the checkpoint that the run goes on from.
+    pub(crate) fn has_left(&mut self, task: Name, ordinal: u64) {
+        self.past.left.insert((task, ordinal));
+    }
+
     /// All since the last note, as a note.
     fn write(&mut self) -> RunNote {
         let notes = std::mem::take(&mut self.notes);
@@ -283,6 +295,7 @@ impl<O> Run<O> {
         let end =
             End { ordinal: wait.ordinal, asked: wait.asked.clone().unwrap_or_default(), given: journal::copy(result) };
         let task = Name::of(&task.cell);
+        noting.left.retain(|left| *left != (task, end.ordinal));
         noting.pending.push((task, end.clone(), false));
         noting.notes.push(Note::Given { task, end });
         Some(noting.write())
@@ -294,7 +307,9 @@ impl<O> Run<O> {
         let task = self.tasks.get(call.task as usize)?.as_ref()?;
         let calls = task.cell.calls.borrow();
         let ordinal = calls.iter().find(|wait| wait.call == call.call)?.ordinal;
-        noting.notes.push(Note::Left { task: Name::of(&task.cell), ordinal });
+        let task = Name::of(&task.cell);
+        noting.left.push((task, ordinal));
+        noting.notes.push(Note::Left { task, ordinal });
         Some(noting.write())
     }
 

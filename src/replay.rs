@@ -155,6 +155,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                     ends.entry(*task).or_default().push(end.ordinal);
                     noted.insert((*task, end.ordinal), end.clone());
                 }
+                Entry::Left { task, ordinal } => {
+                    if let Some(noting) = &mut run.noting {
+                        noting.has_left(*task, *ordinal);
+                    }
+                }
                 Entry::Step { .. } | Entry::Again { .. } | Entry::Dropped { .. } | Entry::Action { .. } => {}
             }
         }
@@ -192,6 +197,8 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 let placed = run.tasks[index as usize].as_mut().ok_or("a task that is over takes a turn")?;
                 placed.retry = None;
                 *placed.cell.known.borrow_mut() = way.ends.get(&task).cloned().unwrap_or_default();
+                *placed.cell.in_doubt.borrow_mut() =
+                    run.noting.as_ref().map(|noting| noting.in_doubt(task)).unwrap_or_default();
                 let action = &self.plan.program.action(known.action).name;
                 for end in given {
                     let waker =
@@ -232,7 +239,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 self.pause_until(run, index, deadline);
             }
             // What was dropped is not among the entries that hold; what is noted comes behind them.
-            Entry::Dropped { .. } | Entry::Given { .. } | Entry::Action { .. } => {}
+            Entry::Dropped { .. } | Entry::Given { .. } | Entry::Action { .. } | Entry::Left { .. } => {}
         }
         Ok(())
     }

@@ -6,15 +6,22 @@
 //! # Not checked
 //! - The order of lines of different keys: it is nobody's promise.
 
+mod approval;
+
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+/// An example's binary: beside the directory of this test's own.
+fn program(example: &str) -> PathBuf {
+    let test = env::current_exe().expect("the path of the test");
+    let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
+    profile.join("examples").join(example)
+}
 
 /// Runs an example and gives its lines, sorted. On success it has nothing to say on standard error.
 fn run(example: &str, workers: &str) -> Vec<String> {
-    let test = env::current_exe().expect("the path of the test");
-    let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
-    let output = Command::new(profile.join("examples").join(example))
+    let output = Command::new(program(example))
         .args(["-w", workers])
         .stdin(Stdio::null())
         .output()
