@@ -81,11 +81,11 @@ pub enum Progress<R> {
 
 /// Why an agent stops its job.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("agent {agent}, action {action}, key {key}, epoch {epoch}: {message}")]
+#[error("agent {agent}{}, key {key}, epoch {epoch}: {message}", of_action(action))]
 pub struct Failure {
     /// The agent.
     pub agent: String,
-    /// The action that failed.
+    /// The action that failed; empty where it is none.
     pub action: String,
     /// The key, as text.
     pub key: String,
@@ -93,6 +93,10 @@ pub struct Failure {
     pub epoch: u64,
     /// What happened.
     pub message: String,
+}
+
+fn of_action(action: &str) -> String {
+    if action.is_empty() { String::new() } else { format!(", action {action}") }
 }
 
 /// A call's future, of a type that only its maker knows.

@@ -110,9 +110,8 @@ pub struct Durable<A, F, R> {
     make: Make<A, F>,
     /// What the next attempt is made of; it is copied where there may be another.
     work: Option<(F, A)>,
-    copy: Option<CopyOf<(F, A)>>,
-    retry: Option<Retry>,
-    classify: Option<Classify<R>>,
+    /// Mostly there is one attempt, and then nothing here.
+    attempts: Option<Box<Attempts<A, F, R>>>,
     durability: Durability,
     /// Finds out about an attempt that was under way; there may be several, each in a crash of its own.
     reconcile: Option<Reconcile>,
@@ -123,6 +122,19 @@ pub struct Durable<A, F, R> {
     /// Which attempt this is, from 1.
     attempt: u32,
     state: State,
+}
+
+/// When there is another attempt, and how it is made.
+struct Attempts<A, F, R> {
+    retry: Option<Retry>,
+    copy: Option<CopyOf<(F, A)>>,
+    classify: Option<Classify<R>>,
+}
+
+impl<A, F, R> Default for Attempts<A, F, R> {
+    fn default() -> Self {
+        Attempts { retry: None, copy: None, classify: None }
+    }
 }
 
 /// How results are read and shown.
@@ -155,9 +167,7 @@ impl<A, F, R> Durable<A, F, R> {
             position,
             settings: Settings::new(common),
             work: Some((f, args)),
-            copy: None,
-            retry: None,
-            classify: None,
+            attempts: None,
             durability: Durability::default(),
             reconcile: None,
             key,
@@ -219,15 +229,16 @@ impl<A, F, R> Durable<A, F, R> {
         A: Clone,
         F: Clone,
     {
-        self.copy = Some(Clone::clone);
-        self.retry = Some(retry);
+        let attempts = self.attempts.get_or_insert_default();
+        attempts.copy = Some(Clone::clone);
+        attempts.retry = Some(retry);
         self
     }
 
     /// Says what is tried again: what an attempt has given, or why it gave nothing. A value that is `Retryable` never
     /// becomes the call's result. It is asked again in a replay and must say the same.
     pub fn classify(mut self, classify: impl Fn(&Result<R, CallError>) -> Outcome + 'static) -> Self {
-        self.classify = Some(Box::new(classify));
+        self.attempts.get_or_insert_default().classify = Some(Box::new(classify));
         self
     }
 
@@ -275,9 +286,9 @@ impl<A, F, R> Durable<A, F, R> {
             self.state = State::Calling;
             return;
         }
-        let last = self.retry.as_ref().is_none_or(|retry| self.attempt >= retry.attempts);
-        let work = match (&self.work, self.copy) {
-            (Some(work), Some(copy)) if !last => copy(work),
+        let copy = self.pause().and(self.attempts.as_ref()).and_then(|attempts| attempts.copy);
+        let work = match (&self.work, copy) {
+            (Some(work), Some(copy)) => copy(work),
             _ => self.work.take().expect("the last attempt comes once"),
         };
         let job = match (&self.make, work) {
@@ -298,6 +309,21 @@ impl<A, F, R> Durable<A, F, R> {
         task.in_doubt.borrow().contains(&ordinal) || task.known.borrow().contains(&ordinal)
     }
 
+    /// The pause after this attempt, unless it is the last.
+    fn pause(&self) -> Option<Duration> {
+        let retry = self.attempts.as_ref()?.retry.as_ref()?;
+        (self.attempt < retry.attempts).then(|| retry.pause(self.attempt))
+    }
+
+    /// What the result of an attempt is.
+    fn outcome(&self, result: &Result<R, CallError>) -> Outcome {
+        match (self.attempts.as_deref(), result) {
+            (Some(Attempts { classify: Some(classify), .. }), result) => classify(result),
+            (Some(_), Err(error)) => may_pass(&error.failure),
+            _ => Outcome::Terminal,
+        }
+    }
+
     /// The result that an earlier attempt of the action was given.
     fn remembered(&self) -> Option<R> {
         let task = &self.waits.task;
@@ -307,8 +333,7 @@ impl<A, F, R> Durable<A, F, R> {
             (self.form.decode)(bytes).ok()?
         };
         let result = Ok(value);
-        let classify = self.classify.as_ref();
-        classify.is_none_or(|classify| classify(&result) == Outcome::Terminal).then_some(result.ok()?)
+        (self.outcome(&result) == Outcome::Terminal).then_some(result.ok()?)
     }
 
     /// Reads what an attempt has given, and remembers it for a later attempt of the action.
@@ -330,24 +355,16 @@ impl<A, F, R> Durable<A, F, R> {
 
     /// The pause before the next attempt, or the result of the call.
     fn judge(&self, result: Result<R, CallError>) -> Result<Duration, Result<R, CallError>> {
-        let outcome = match (&self.classify, &self.retry, &result) {
-            (Some(classify), _, result) => classify(result),
-            (None, Some(_), Err(error)) => may_pass(&error.failure),
-            (None, _, _) => Outcome::Terminal,
-        };
-        if outcome == Outcome::Terminal {
+        if self.outcome(&result) == Outcome::Terminal {
             return Err(result);
         }
-        match &self.retry {
-            Some(retry) if self.attempt < retry.attempts => Ok(retry.pause(self.attempt)),
-            _ => {
-                let last = match result {
-                    Ok(value) => (self.form.show)(&value),
-                    Err(error) => error.failure.to_string(),
-                };
-                Err(Err(self.failed(CallFailure::Exhausted { attempts: self.attempt, last })))
-            }
-        }
+        self.pause().ok_or_else(|| {
+            let last = match result {
+                Ok(value) => (self.form.show)(&value),
+                Err(error) => error.failure.to_string(),
+            };
+            Err(self.failed(CallFailure::Exhausted { attempts: self.attempt, last }))
+        })
     }
 }
 

@@ -53,7 +53,7 @@ fn message(job: &mut Carried<String>, plan: &Plan<Pair, String>) -> String {
     job.restart(plan, Duration::ZERO);
     assert_eq!(names(&job.test), [] as [&str; 0], "nothing is called");
     let failure = job.test.failure().unwrap();
-    assert_eq!((failure.agent.as_str(), failure.key.as_str()), ("asking", "7"));
+    assert!(failure.to_string().starts_with("agent asking, key 7, epoch 0: run 1 of the key "), "{failure}");
     failure.message.clone()
 }
 
@@ -337,13 +337,14 @@ fn changing(way: u64) -> Plan<Pair, String> {
             Ok(())
         })
         .on_failure(Retry::new(100).backoff(Duration::from_secs(1)));
-    if way % 4 != 3 {
-        agent.on_async::<Ping>("follow", async move |Ping(value), ctx| {
+    // An action that is there no more would be another version of the program, for which leniency is not enough.
+    agent.on_async::<Ping>("follow", async move |Ping(value), ctx| {
+        if way % 4 != 3 {
             ctx.durable("aside", (*value, way % 2), async |_| ()).retry(Retry::new(100)).await?;
             ctx.update(steps, |steps| *steps += 1);
-            Ok(())
-        });
-    }
+        }
+        Ok(())
+    });
     agent.on::<Ping>("mark", mark);
     agent.build().unwrap()
 }
