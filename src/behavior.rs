@@ -33,7 +33,6 @@ use crate::core::{Core, Queued, TaskCell};
 use crate::ctx::Ctx;
 use crate::event::{Notification, Payload};
 use crate::journal::{self, Entry, Packed, Sent};
-use crate::notes::Noting;
 use crate::plan::{INPUT, Inner, NOTIFICATION, Plan};
 use crate::run::Run;
 use crate::stats::ActionStats;
@@ -299,9 +298,8 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         self.start_noted(head, work, &past, fuel)
     }
 
-    fn restore_notes(&mut self, run: &mut Box<Run<O>>, past: PastRun) -> Result<(), String> {
-        run.noting = Some(Box::new(Noting::of_past(&past)?));
-        Ok(())
+    fn restore_notes(&mut self, head: &RunHead, run: &mut Box<Run<O>>, past: PastRun) -> Result<(), String> {
+        self.take_notes_over(run, head, &past)
     }
 
     fn note_end(&mut self, run: &mut Box<Run<O>>, call: CallRef, result: &CallResult) -> Option<RunNote> {

@@ -22,6 +22,7 @@ use crate::journal::{End, Name};
 use crate::notes::{Note, Noting};
 use crate::policy::Divergence;
 use crate::run::{Run, Task, TaskStart};
+use crate::versions::VersionChange;
 use crate::wait::Gave;
 
 /// By task: the places of its waits whose ends are known.
@@ -45,6 +46,18 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 return Progress::Failed(Box::new(core.failure("", message)));
             }
         };
+        match self.changed(noting.actions()) {
+            Ok(_) => {}
+            Err(message) => match self.version_changed(head, &message) {
+                Err(message) => {
+                    let core = &self.opened().1.core;
+                    core.common.head.set(head);
+                    return Progress::Failed(Box::new(core.failure("", message)));
+                }
+                Ok(VersionChange::DeadLetter) => noting.give_up(message),
+                Ok(_) => return self.start(head, work, fuel),
+            },
+        }
         let then = RunHead { now: noting.began(), ..*head };
         noting.goes_on_at(head.now);
         *core.past.borrow_mut() = Some(noting);
@@ -101,7 +114,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             && let Some(note) = noting.past().script.pop_front()
         {
             let Note::Turn { task, now, noted, given } = note else {
-                noting.again(note);
+                // Actions are named again as they take their turns.
+                if !matches!(note, Note::Action { .. }) {
+                    noting.again(note);
+                }
                 continue;
             };
             let head = RunHead { now, ..*head };

@@ -63,6 +63,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         }
         let mut run = Run::new(input, core.identity.get(), core.notifying.get());
         run.noting = noting;
+        run.cancelled = run.noting.as_mut().and_then(|noting| noting.given_up());
         run
     }
 
@@ -255,6 +256,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         if !core.replaying.get()
             && let Some(noting) = &mut run.noting
         {
+            noting.names(task.cell.action.get(), &action.name, action.options.version);
             noting.turn(&task.cell, core.common.head.now.get());
         }
         let outcome = match &action.body {

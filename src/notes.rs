@@ -54,6 +54,13 @@ pub(crate) enum Note {
         /// The task.
         task: Name,
     },
+    /// An action takes its first turn in this run.
+    Action {
+        /// Its name.
+        name: String,
+        /// The version of its code.
+        version: u32,
+    },
 }
 
 /// A note as bytes.
@@ -90,6 +97,12 @@ pub(crate) struct Noting {
     left: Vec<(Name, u64)>,
     /// What the task is called that has failed for good.
     failed: Option<Name>,
+    /// The actions that are noted.
+    started: Vec<u32>,
+    /// Whether the run began again, and what is noted of it does not count.
+    anew: bool,
+    /// Why the run is given up, if it is.
+    gives_up: Option<String>,
     past: Past,
     /// The clock after what it goes through first.
     now: Option<u64>,
@@ -133,10 +146,45 @@ impl Noting {
                 Note::Given { task, end } => drop(given.insert((*task, end.ordinal), end.clone())),
                 Note::Left { task, ordinal } => drop(left.insert((*task, *ordinal))),
                 Note::Failed { task } => drop(failed.insert(*task)),
-                Note::Turn { .. } => {}
+                Note::Turn { .. } | Note::Action { .. } => {}
             }
         }
         Ok(noting)
+    }
+
+    /// Of a run that begins again, whatever was noted of it.
+    pub(crate) fn anew(journal: u64) -> Self {
+        Noting { anew: true, ..Noting::new(journal, 0) }
+    }
+
+    pub(crate) fn is_anew(&self) -> bool {
+        self.anew
+    }
+
+    /// The run is given up when it starts, and does not go through its past.
+    pub(crate) fn give_up(&mut self, why: String) {
+        self.drop_past();
+        self.gives_up = Some(why);
+    }
+
+    pub(crate) fn given_up(&mut self) -> Option<String> {
+        self.gives_up.take()
+    }
+
+    /// The actions that its past names, with their versions.
+    pub(crate) fn actions(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.past.script.iter().filter_map(|note| match note {
+            Note::Action { name, version } => Some((name.as_str(), *version)),
+            _ => None,
+        })
+    }
+
+    /// An action takes a turn.
+    pub(crate) fn names(&mut self, action: u32, name: &str, version: u32) {
+        if !self.started.contains(&action) {
+            self.started.push(action);
+            self.notes.push(Note::Action { name: name.to_owned(), version });
+        }
     }
 
     /// What its calls are known by.

@@ -389,8 +389,8 @@ pub trait Behavior: 'static {
     ///
     /// # Errors
     /// It is none.
-    fn restore_notes(&mut self, run: &mut Self::Run, past: PastRun) -> Result<(), String> {
-        let _ = (run, past);
+    fn restore_notes(&mut self, head: &RunHead, run: &mut Self::Run, past: PastRun) -> Result<(), String> {
+        let _ = (head, run, past);
         Err("runs of this kind have no notes".to_owned())
     }
 

@@ -141,6 +141,7 @@ fn garbage(
                 let last = last_epoch(store, job.unwrap_or_default(), &bound)?;
                 let is_over = over.is_some_and(|over| over.is_none_or(|over| last.is_none_or(|last| last < over)));
                 if generation_of < generation && is_over {
+                    unneeded.extend(segment::blobs(store, &name)?);
                     unneeded.push(name);
                 }
                 continue;

@@ -204,7 +204,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 };
                 if let Some(at) = past.journals.iter().position(its) {
                     active.digest = past.journals[at].digest;
-                    let given = behavior.restore_notes(&mut active.run, past.journals.swap_remove(at).run);
+                    let given =
+                        behavior.restore_notes(&active.head, &mut active.run, past.journals.swap_remove(at).run);
                     taken = std::mem::replace(&mut taken, Ok(())).and(given);
                 }
             }
