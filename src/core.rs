@@ -27,7 +27,7 @@ use timely_agents_operators::slab::{RunToken, Slab};
 
 use crate::error::Error;
 use crate::event::{Payload, names};
-use crate::journal::{Asked, Recorded};
+use crate::journal::{Asked, Name, Recorded};
 use crate::memory::{Entry, Memory};
 use crate::plan::Program;
 use crate::resource::Resources;
@@ -173,8 +173,8 @@ pub(crate) struct Common {
     /// Whether calls are told to a journal.
     pub(crate) records: Cell<bool>,
     pub(crate) signals: RefCell<Signals>,
-    /// Whether a signal has been given back, which others of its run may wait for.
-    pub(crate) returned: Cell<bool>,
+    /// Waits that have given a signal back, which others of the run may wait for.
+    pub(crate) returned: RefCell<Vec<(Name, u32)>>,
 }
 
 impl Common {
@@ -190,7 +190,7 @@ impl Common {
             call_timeout,
             records: Cell::new(false),
             signals: RefCell::default(),
-            returned: Cell::new(false),
+            returned: RefCell::default(),
         }
     }
 
@@ -468,6 +468,7 @@ impl<O> Core<O> {
     pub(crate) fn forget_run(&self) {
         self.notifying.set(None);
         self.history.borrow_mut().clear();
+        self.common.returned.borrow_mut().clear();
         if self.records {
             *self.recorded.borrow_mut() = None;
         }

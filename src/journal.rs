@@ -53,13 +53,18 @@ impl Asked {
     pub(crate) fn signal(name: &str) -> Self {
         Asked { name: format!("{SIGNAL}{name}"), digest: 0 }
     }
+
+    /// The name of the signal, if it is one.
+    pub(crate) fn is_signal(&self) -> Option<&str> {
+        self.name.strip_prefix(SIGNAL).filter(|_| self.digest == 0)
+    }
 }
 
 impl Display for Asked {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match (self.name.as_str(), self.digest) {
             ("", 0) => f.write_str("a sleep"),
-            (name, 0) => match name.strip_prefix(SIGNAL) {
+            (name, 0) => match self.is_signal() {
                 Some(signal) => write!(f, "a wait for signal {signal:?}"),
                 None => write!(f, "call {name:?}"),
             },
@@ -145,6 +150,13 @@ pub(crate) enum Entry {
         name: String,
         /// The version of its code.
         version: u32,
+    },
+    /// A signal is given back that a wait was given and nobody has looked at.
+    Returned {
+        /// The task.
+        task: Name,
+        /// The wait's place among those of its task.
+        ordinal: u32,
     },
 }
 

@@ -128,7 +128,8 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         loop {
             let (plan, open) = self.opened();
             let core = &*open.core;
-            if core.common.returned.replace(false) {
+            if !core.common.returned.borrow().is_empty() {
+                core.tell_returned();
                 run.wake_waits(None);
             }
             let waiting = run.next_ready.is_some() || !core.staged.borrow().queue.is_empty();

@@ -137,7 +137,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 }
                 // The next attempt is over as well: its steps stand in the journal.
                 Entry::Again { task, .. } if over.contains(&Name { attempt: task.attempt + 1, ..task }) => {}
-                Entry::Action { .. } => {}
+                Entry::Action { .. } | Entry::Returned { .. } => {}
                 Entry::Again { task, flushed, deadline } => {
                     let known = tasks.get_mut(&task.path).ok_or("a task starts again that did not start")?;
                     let event = Rc::clone(&known.event);

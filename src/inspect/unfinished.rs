@@ -43,6 +43,7 @@ fn entry(formats: &Formats, bytes: &[u8]) -> Value {
         Ok(Entry::Again { task, flushed, deadline }) => {
             json!({"again": {"task": name(task), "flushed": flushed, "deadline": deadline}})
         }
+        Ok(Entry::Returned { task, ordinal }) => json!({"returned": {"task": name(task), "wait": ordinal}}),
         Ok(Entry::Action { name, version }) => json!({"action": {"name": name, "version": version}}),
         Err(_) => json!({"bytes": hex(bytes)}),
     }
