@@ -209,6 +209,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         effects.timers.append(&mut core.common.timers.borrow_mut());
         effects.cancelled.append(&mut core.common.cancelled.borrow_mut());
         let result = look(effects);
+        core.scheduled.set(effects.scheduled.len());
         // Who looked for outputs only has left the rest for another look.
         let left = !effects.calls.is_empty()
             || !effects.timers.is_empty()

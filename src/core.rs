@@ -278,7 +278,6 @@ pub(crate) struct Marks {
     pub(crate) outputs: usize,
     pub(crate) tagged: usize,
     pub(crate) notifications: usize,
-    pub(crate) scheduled: usize,
     pub(crate) queued: usize,
     pub(crate) writes: usize,
 }
@@ -306,6 +305,8 @@ pub(crate) struct Core<O: 'static> {
     pub(crate) counters: Vec<Cell<u64>>,
     /// The identity that the active run's input was given, if any.
     pub(crate) identity: Cell<Option<u64>>,
+    /// How many of the scheduled events are of finished steps; so few schedule any that steps have no mark of it.
+    pub(crate) scheduled: Cell<usize>,
     /// The epoch that the active run is told of, if it is a notification's.
     pub(crate) notifying: Cell<Option<u64>>,
     /// Whether the input has ended.
@@ -351,6 +352,7 @@ impl<O> Core<O> {
             resources: Resources::default(),
             counters: program.counters.iter().map(|_| Cell::new(0)).collect(),
             identity: Cell::new(None),
+            scheduled: Cell::new(0),
             notifying: Cell::new(None),
             ended: Cell::new(false),
             observed,
@@ -378,7 +380,6 @@ impl<O> Core<O> {
             outputs: staged.effects.outputs.len(),
             tagged: staged.effects.tagged.len(),
             notifications: staged.effects.notifications.len(),
-            scheduled: staged.effects.scheduled.len(),
             queued: staged.queue.len(),
             writes: self.memory.borrow().mark(),
         });
@@ -394,13 +395,14 @@ impl<O> Core<O> {
         staged.effects.outputs.truncate(marks.outputs);
         staged.effects.tagged.truncate(marks.tagged);
         staged.effects.notifications.truncate(marks.notifications);
-        staged.effects.scheduled.truncate(marks.scheduled);
+        staged.effects.scheduled.truncate(self.scheduled.get());
     }
 
     /// Lets what the active step has sent be seen; memory is the caller's.
     #[inline]
     pub(crate) fn publish_step(&self, task: &TaskCell) {
         let mut staged = self.staged.borrow_mut();
+        self.scheduled.set(staged.effects.scheduled.len());
         if self.observed.get() {
             self.observe_step(&mut staged, task);
         }

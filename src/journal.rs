@@ -304,7 +304,8 @@ impl<O> Core<O> {
             staged.effects.outputs.truncate(marks.outputs);
             staged.effects.tagged.truncate(marks.tagged);
             staged.effects.notifications.truncate(marks.notifications);
-            staged.effects.scheduled.truncate(marks.scheduled);
+            staged.effects.scheduled.clear();
+            self.scheduled.set(0);
         }
         self.begin_step();
     }

@@ -493,7 +493,7 @@ impl<O> Core<O> {
             && effects.outputs.len() == marks.outputs
             && effects.tagged.len() == marks.tagged
             && effects.notifications.len() == marks.notifications
-            && effects.scheduled.len() == marks.scheduled
+            && effects.scheduled.len() == self.scheduled.get()
         {
             return None;
         }
@@ -503,7 +503,7 @@ impl<O> Core<O> {
             tagged: effects.tagged.split_off(marks.tagged),
             sent: staged.queue.drain(marks.queued..).collect(),
             notifications: effects.notifications.split_off(marks.notifications),
-            scheduled: effects.scheduled.split_off(marks.scheduled),
+            scheduled: effects.scheduled.split_off(self.scheduled.get()),
         }))
     }
 
