@@ -213,6 +213,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         effects.timers.append(&mut core.common.timers.borrow_mut());
         effects.cancelled.append(&mut core.common.cancelled.borrow_mut());
         let result = look(effects);
+        core.scheduled.set(effects.scheduled.len());
         // Who looked for outputs only has left the rest for another look.
         let left = !effects.calls.is_empty()
             || !effects.timers.is_empty()
@@ -325,6 +326,9 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     fn restore(&mut self, key: KeyId, what: &What, value: Option<&[u8]>) -> Result<(), String> {
         let core = &*self.opened().1.core;
         match what {
+            What::Signal(_) if !core.program.carry => {
+                Err("it keeps signals, which only an agent that carries can take over".into())
+            }
             What::Signal(number) => core.common.signals.borrow_mut().load(key, *number, value),
             what => core.memory.borrow_mut().load(key, what, value),
         }

@@ -189,7 +189,7 @@ impl<O> Run<O> {
             format!("action {action:?}, {message}")
         })?;
         task.wake_between(waker);
-        if let Some(name) = end.asked.of_signal() {
+        if let Some(name) = end.asked.is_signal() {
             if let Some(payload) = Gave::signal(&end.given) {
                 core.common.signals.borrow_mut().owe(core.key(), name, payload);
             }

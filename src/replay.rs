@@ -160,7 +160,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                         noting.has_left(*task, *ordinal);
                     }
                 }
-                Entry::Step { .. } | Entry::Again { .. } | Entry::Dropped { .. } | Entry::Action { .. } => {}
+                Entry::Step { .. }
+                | Entry::Again { .. }
+                | Entry::Dropped { .. }
+                | Entry::Action { .. }
+                | Entry::Returned { .. } => {}
             }
         }
         let mut way = Way { over, ends, tasks: BTreeMap::new(), memos: BTreeMap::new() };
@@ -239,7 +243,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 self.pause_until(run, index, deadline);
             }
             // What was dropped is not among the entries that hold; what is noted comes behind them.
-            Entry::Dropped { .. } | Entry::Given { .. } | Entry::Action { .. } | Entry::Left { .. } => {}
+            Entry::Dropped { .. }
+            | Entry::Given { .. }
+            | Entry::Action { .. }
+            | Entry::Left { .. }
+            | Entry::Returned { .. } => {}
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use timely_agents_operators::keys::Key;
 use crate::agent::{Agent, Input};
 use crate::behavior::{AgentBehavior, ROOT};
 use crate::event::{Notification, names};
-use crate::journal::{self, Beginning, Entry, Packed, Recorded, Sent};
+use crate::journal::{self, Beginning, End, Entry, Name, Packed, Recorded, Sent};
 use crate::notes::Noting;
 use crate::plan::Program;
 use crate::run::Run;
@@ -20,7 +20,8 @@ pub enum VersionChange {
     /// The job does not start.
     #[default]
     Refuse,
-    /// The run begins again from its input. What it has output and flushed stays; its calls are made again.
+    /// The run begins again from its input. What it has output, flushed and scheduled stays; its calls are made again, and
+    /// the signals that it has taken are there for it again.
     Restart,
     /// The run is undone, and its input dead-lettered.
     DeadLetter,
@@ -63,7 +64,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 run.replays = false;
                 Ok((run, false))
             }
-            _ => Self::anew(run, beginning).map(|run| (run, true)),
+            _ => {
+                self.give_back(head, run.recorded.as_mut().map(|recorded| std::mem::take(&mut recorded.replay)));
+                Self::anew(run, beginning).map(|run| (run, true))
+            }
         }
     }
 
@@ -118,6 +122,31 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 tracing::warn!(agent, key, message, ?then, "a run does not go on");
                 Ok(*then)
             }
+        }
+    }
+
+    /// The signals that a run has taken by its journal are there to be taken again, as the first.
+    fn give_back(&mut self, head: &RunHead, entries: Option<Vec<Entry>>) {
+        let mut taken: Vec<(Name, u64, String, Vec<u8>)> = Vec::new();
+        for entry in entries.into_iter().flatten() {
+            match entry {
+                Entry::Turn { task, given, .. } => {
+                    for End { ordinal, asked, given } in given {
+                        if let (Some(name), Ok(Some(bytes))) = (asked.is_signal(), given)
+                            && let Ok(Some(payload)) = postcard::from_bytes(&bytes)
+                        {
+                            taken.push((task, ordinal, name.to_owned(), payload));
+                        }
+                    }
+                }
+                Entry::Returned { task, ordinal } => taken.retain(|(of, at, ..)| (*of, *at) != (task, ordinal)),
+                Entry::Again { task, .. } => taken.retain(|(of, ..)| *of != task),
+                _ => {}
+            }
+        }
+        let mut signals = self.opened().1.core.common.signals.borrow_mut();
+        for (_, _, name, payload) in taken.into_iter().rev() {
+            signals.put_back(head.key, name, payload);
         }
     }
 

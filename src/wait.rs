@@ -16,7 +16,7 @@ use crate::core::{Common, Core, TaskCell, next};
 use crate::ctx::Ctx;
 use crate::error::WaitError;
 use crate::event::Event;
-use crate::journal::{self, Asked, End, Given, Packed};
+use crate::journal::{self, Asked, End, Entry, Given, Name, Packed};
 use crate::notes::Noting;
 use crate::run::{Run, Task};
 use crate::signal;
@@ -180,7 +180,7 @@ impl<E> Drop for WaitFor<E> {
         {
             let key = self.common.head.key.get();
             self.common.signals.borrow_mut().put_back(key, self.name.to_string(), payload);
-            self.common.returned.set(true);
+            self.common.returned.borrow_mut().push((Name::of(&self.task), self.ordinal));
         }
     }
 }
@@ -316,6 +316,18 @@ impl<O> Core<O> {
             if let Some(between) = cell.waker.take().filter(|between| !between.will_wake(waker)) {
                 // Something between the wait and its task, as a `select`, which looks at what was woken only.
                 between.wake();
+            }
+        }
+    }
+}
+
+impl<O> Core<O> {
+    /// Tells the journal of the active run which signals were given back.
+    pub(crate) fn tell_returned(&self) {
+        let returned = std::mem::take(&mut *self.common.returned.borrow_mut());
+        if let Some(recorded) = &mut *self.recorded.borrow_mut() {
+            for (task, ordinal) in returned {
+                recorded.push(&Entry::Returned { task, ordinal });
             }
         }
     }

@@ -50,6 +50,7 @@ fn entry(formats: &Formats, bytes: &[u8]) -> Value {
             json!({"left": {"task": name(task), "wait": place, "number": number}})
         }
         Ok(Entry::Dropped { kept }) => json!({"dropped": {"kept": kept}}),
+        Ok(Entry::Returned { task, ordinal }) => json!({"returned": {"task": name(task), "wait": ordinal}}),
         Ok(Entry::Action { name, version }) => json!({"action": {"name": name, "version": version}}),
         Err(_) => json!({"bytes": hex(bytes)}),
     }

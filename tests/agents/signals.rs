@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use timely::dataflow::operators::Capture;
 use timely::dataflow::operators::capture::Extract;
 use timely::dataflow::operators::vec::Input as _;
+use timely::dataflow::operators::{Capture, Probe};
 use timely_agents::testing::Harness;
 use timely_agents::{Agent, AgentStream, Event, Exhausted, Plan, Retry, Signal, WaitError};
 use timely_agents_operators::fact::{Fact, What};
@@ -315,6 +315,8 @@ fn wait_that_is_given_up_gives_its_signal_back() {
             futures::future::Either::Left((veto, _)) => format!("{i}: no, says {}", veto?.0),
             futures::future::Either::Right((approval, _)) => format!("{i}: yes, says {}", approval?.0),
         });
+        ctx.flush().await;
+        ctx.durable("call", *i, async |i| i).await?;
         Ok(())
     });
     let plan = agent.build().unwrap();
@@ -329,10 +331,14 @@ fn wait_that_is_given_up_gives_its_signal_back() {
     assert_eq!(test.signals(&1, "approval"), 1);
     test.advance(1);
     test.step();
+    // The run goes on, and does not give the signal back once more.
     let mut test = restore(&plan, 1, &test.facts());
     test.push(1, (1, 2));
     test.run();
+    assert_eq!(test.signals(&1, "approval"), 1);
+    settle(&mut test);
     assert_eq!(values(&mut test), ["2: yes, says Ada"]);
+    assert_eq!(test.signals(&1, "approval"), 0);
 }
 
 #[test]
@@ -555,4 +561,85 @@ fn bounded_waits_work_while_their_epoch_is_held() {
     test.pass(Duration::from_secs(9));
     assert_eq!(test.outputs(), [(1, 1, "2: signal \"approval\": none within 9s".to_owned())]);
     finish(&mut test);
+}
+
+#[test]
+fn signal_that_was_given_in_time_is_not_lost_to_the_timeout() {
+    let mut agent = Agent::<Pair, String>::new("busy");
+    agent.carry();
+    agent.waits_for::<Approval>("approval");
+    agent.on_input_async("ask", async |(_, i), ctx| {
+        let mut wait = ctx.wait_for::<Approval>("approval").timeout(Duration::from_secs(2));
+        assert!(futures::poll!(&mut wait).is_pending());
+        ctx.sleep(Duration::from_secs(5)).await;
+        if *i == 1 {
+            ctx.output(wait.await?.0);
+        }
+        Ok(())
+    });
+    let plan = agent.build().unwrap();
+    let mut test = open(&plan);
+    for key in 1..4 {
+        test.push(0, (key, key as i64 - 1));
+    }
+    test.run();
+    for key in 1..4 {
+        test.signal(0, approval(key, "Ada"));
+    }
+    test.run();
+    assert_eq!(test.signals(&2, "approval"), 0, "it is given, and not looked at");
+    test.advance(1);
+    test.step();
+    let facts = test.facts();
+    for crash in [false, true] {
+        if crash {
+            test = restore(&plan, 1, &facts);
+        }
+        test.pass(Duration::from_secs(6));
+        assert_eq!(values(&mut test), ["Ada"], "crash: {crash}");
+        let kept = |test: &mut Test<String>| (1..4).map(|key| test.signals(&key, "approval")).collect::<Vec<_>>();
+        assert_eq!(kept(&mut test), [1, 0, 1], "who has not looked gives it back");
+        test.advance(5);
+        test.step();
+        let mut test = restore(&plan, 5, &[facts.clone(), test.facts()].concat());
+        assert_eq!(kept(&mut test), [1, 0, 1]);
+    }
+}
+
+#[test]
+fn signal_that_is_kept_holds_no_frontier() {
+    let plan = asking();
+    timely::execute_directly(move |worker| {
+        let (mut inputs, mut signals, probe) = worker.dataflow::<u64, _, _>(|scope| {
+            let (inputs, pairs) = scope.new_input::<Pair>();
+            let (signals, told) = scope.new_input::<Signal<u64>>();
+            let (keyed, streams) = pairs.key_by(|pair| pair.0).agent_with_signals(told, &plan);
+            assert!(keyed.is_partitioned());
+            let probe = streams.dead_letters().probe().0;
+            (inputs, signals, probe)
+        });
+        for epoch in 0..3u64 {
+            signals.send(approval(1, "Ada"));
+            signals.advance_to(epoch + 1);
+            inputs.advance_to(epoch + 1);
+            for _ in 0..10 {
+                worker.step();
+            }
+            assert!(!probe.less_than(&(epoch + 1)), "{epoch}");
+        }
+        // A signal that is ahead holds its own epoch.
+        signals.advance_to(7);
+        signals.send(Signal::cancel(1));
+        signals.advance_to(9);
+        for _ in 0..10 {
+            worker.step();
+        }
+        assert!(probe.less_equal(&3) && !probe.less_than(&3));
+        inputs.send((1, 1));
+        inputs.advance_to(9);
+        for _ in 0..10 {
+            worker.step();
+        }
+        assert!(!probe.less_than(&9));
+    });
 }

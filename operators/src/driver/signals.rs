@@ -79,9 +79,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     ) where
         K: Sink<T, E::Item, B::Tagged>,
     {
+        // Also after a failure, as with inputs: what was not processed stays open.
+        self.open.add(time, batch.len() as u64);
         if self.phase != Phase::Open {
-            // As with inputs: what was not processed stays open.
-            self.open.add(time, batch.len() as u64);
             return;
         }
         let ahead = self.epoch.is_some_and(|current| time.epoch() > current);
@@ -92,10 +92,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 self.admit();
             }
             if ahead {
-                self.open.add(time, 1);
                 self.signals.later.entry(time.epoch()).or_default().push((time.clone(), key, told));
             } else {
                 self.take_signal(time, key, told, sink);
+                self.open.remove(time, 1);
             }
         }
     }

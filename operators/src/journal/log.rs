@@ -305,7 +305,7 @@ mod tests {
             if lengths("blob").is_empty() {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::park_timeout(std::time::Duration::from_millis(10));
         }
         assert!(lengths("blob").is_empty());
     }
