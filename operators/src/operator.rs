@@ -5,9 +5,9 @@
 //! every epoch about a microsecond.
 //!
 //! # Each activation
-//! Advance to the frontier that inputs and signals have both passed; drain them, retaining a capability first where none is held at or
-//! before their time; drain completions; work within fuel; lower capabilities to the least open times;
-//! ask to be activated again at once if fuel ran out, and at the next deadline.
+//! Advance to the frontier that inputs and signals have both passed; drain them, retaining a capability first
+//! where none is held at or before their time; drain completions; work within fuel; lower capabilities to the
+//! least open times; ask to be activated again at once if fuel ran out, and at the next deadline.
 
 use std::borrow::Cow;
 use std::ops::Range;
