@@ -255,8 +255,8 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
             for (task, ordinal) in noting.take_left() {
                 each(&journal::encode(&Entry::Left { task, ordinal }));
             }
-            for (task, end) in noting.take_pending() {
-                each(&journal::encode(&Entry::Given { task, end: end.clone() }));
+            for (task, end, at) in noting.take_pending() {
+                each(&journal::encode(&Entry::Given { task, end: end.clone(), at }));
             }
         }
     }
@@ -303,8 +303,8 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         self.take_notes_over(run, head, &past)
     }
 
-    fn note_end(&mut self, run: &mut Box<Run<O>>, call: CallRef, result: &CallResult) -> Option<RunNote> {
-        run.note_end(call, result)
+    fn note_end(&mut self, now: u64, run: &mut Box<Run<O>>, call: CallRef, result: &CallResult) -> Option<RunNote> {
+        run.note_end(now, call, result)
     }
 
     fn note_start(&mut self, run: &mut Box<Run<O>>, call: CallRef) -> Option<RunNote> {

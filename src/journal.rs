@@ -201,6 +201,8 @@ pub(crate) enum Entry {
         task: Name,
         /// The call and its end.
         end: End,
+        /// The clock.
+        at: u64,
     },
     /// The run has left its journal: of the entries that hold, those from here on do so no more.
     Dropped {

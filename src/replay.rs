@@ -141,7 +141,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let mut turns = 0;
         let mut ends: BTreeMap<Name, Vec<u64>> = run.noting.as_ref().map(|noting| noting.known()).unwrap_or_default();
         // What is noted and was not given by the end of the journal.
-        let mut noted: BTreeMap<(Name, u64), End> = BTreeMap::new();
+        let mut noted: BTreeMap<(Name, u64), (End, u64)> = BTreeMap::new();
         for entry in &entries {
             match entry {
                 Entry::Turn { task, given, .. } => {
@@ -151,9 +151,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                         noted.remove(&(*task, end.ordinal));
                     }
                 }
-                Entry::Given { task, end } => {
+                Entry::Given { task, end, at } => {
                     ends.entry(*task).or_default().push(end.ordinal);
-                    noted.insert((*task, end.ordinal), end.clone());
+                    noted.insert((*task, end.ordinal), (end.clone(), *at));
                 }
                 Entry::Left { task, ordinal } => {
                     if let Some(noting) = &mut run.noting {

@@ -394,9 +394,9 @@ pub trait Behavior: 'static {
         Err("runs of this kind have no notes".to_owned())
     }
 
-    /// A call has ended so: what has to be durable before the run hears of it; nothing if it may hear at once.
-    fn note_end(&mut self, run: &mut Self::Run, call: CallRef, result: &CallResult) -> Option<RunNote> {
-        let _ = (run, call, result);
+    /// A call has ended so, `now` by the clock: what has to be durable before the run hears of it; nothing if it may hear at once.
+    fn note_end(&mut self, now: u64, run: &mut Self::Run, call: CallRef, result: &CallResult) -> Option<RunNote> {
+        let _ = (now, run, call, result);
         None
     }
 

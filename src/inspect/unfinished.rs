@@ -44,7 +44,9 @@ fn entry(formats: &Formats, bytes: &[u8]) -> Value {
         Ok(Entry::Again { task, flushed, deadline }) => {
             json!({"again": {"task": name(task), "flushed": flushed, "deadline": deadline}})
         }
-        Ok(Entry::Given { task, end }) => json!({"given": {"task": name(task), "result": result(end)}}),
+        Ok(Entry::Given { task, end, at }) => {
+            json!({"given": {"task": name(task), "now": at, "result": result(end)}})
+        }
         Ok(Entry::Left { task, ordinal }) => {
             let (place, number) = place_of(ordinal);
             json!({"left": {"task": name(task), "wait": place, "number": number}})

@@ -327,7 +327,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             self.before_run(key, &at, sink);
         }
         let active = self.runs.get_mut(call.run).expect("it has calls");
-        if let Some(note) = self.behavior.note_end(&mut active.run, call, &result) {
+        if let Some(note) = self.behavior.note_end(self.now, &mut active.run, call, &result) {
             if self.carried.is_some() {
                 // Until the run hears of it, it is among its facts.
                 self.changed(key, &at);
