@@ -199,6 +199,7 @@ impl Common {
     }
 
     /// Asks for a call; the task's cell of it gets its end.
+    #[inline]
     pub(crate) fn start_call(
         &self,
         task: &TaskCell,
@@ -224,6 +225,7 @@ impl Common {
         call
     }
 
+    #[inline]
     fn enlist(&self, task: &TaskCell, ordinal: u64, asked: Option<Rc<Asked>>) -> u32 {
         self.control.set(true);
         let call = next(&self.next_call);
