@@ -221,6 +221,7 @@ impl Common {
 
     /// Asks for a call; the task's cell of it gets its end.
     #[expect(clippy::too_many_arguments, reason = "each is a field of what is put down")]
+    #[inline]
     pub(crate) fn start_call(
         &self,
         task: &TaskCell,
@@ -259,6 +260,7 @@ impl Common {
         self.records.get() || self.notes.get()
     }
 
+    #[inline]
     pub(crate) fn enlist(&self, task: &TaskCell, ordinal: u64, asked: Option<Rc<Asked>>, eager: bool) -> u32 {
         self.control.set(true);
         let call = next(&self.next_call);
