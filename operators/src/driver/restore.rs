@@ -111,6 +111,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             if mailbox.run.is_none() && mailbox.waiting.is_empty() {
                 self.ready_keys.push_back(key);
             }
+            mailbox.bytes += bytes;
             mailbox.waiting.push_back(Waiting::Input { time, bytes, input, number: Some(n) });
             if let Some(carried) = &mut self.carried {
                 let persisted =
@@ -145,7 +146,16 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             carried.keys.insert(head.key, persisted);
         }
         let deadline = self.deadline(head.token);
-        let active = ActiveRun { head, time, started: self.now, run, ready: true, calls: SmallVec::new(), deadline };
+        let active = ActiveRun {
+            head,
+            time,
+            started: self.now,
+            run,
+            ready: true,
+            calls: SmallVec::new(),
+            deadline,
+            parked: false,
+        };
         let token = self.runs.insert(active);
         self.states[head.key.index()].mailbox = Some(Box::new(Mailbox::new(Some(token))));
         self.ready_runs.push_back(token);
