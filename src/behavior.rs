@@ -184,6 +184,10 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         kept && run.is_some_and(|run| run.wake_waits(Some(&waited_for)))
     }
 
+    fn awaits_signal(&self, run: &Box<Run<O>>) -> bool {
+        !self.plan.program.signals.is_empty() && run.awaits_signal()
+    }
+
     fn end_signals(&mut self) {
         self.opened().1.core.common.signals.borrow_mut().ended = true;
     }

@@ -334,6 +334,12 @@ impl<O> Core<O> {
 }
 
 impl<O> Run<O> {
+    /// Whether a task waits for a signal.
+    pub(crate) fn awaits_signal(&self) -> bool {
+        let waits = |cell: &TaskCell| cell.calls.borrow().iter().any(|c| c.signal.is_some() && c.result.is_none());
+        self.tasks.iter().flatten().any(|task| task.cell.awaits.get() && waits(&task.cell))
+    }
+
     /// Wakes what waits for the signals of a name, or for any; whether a task can go on because of it.
     pub(crate) fn wake_waits(&mut self, name: Option<&str>) -> bool {
         let mut ready = Vec::new();

@@ -291,6 +291,12 @@ pub trait Behavior: 'static {
         false
     }
 
+    /// Whether a run that is suspended waits for a signal: it may do so for any time, and counts for no limit.
+    fn awaits_signal(&self, run: &Self::Run) -> bool {
+        let _ = run;
+        false
+    }
+
     /// No more signals come, beside those that are kept.
     fn end_signals(&mut self) {}
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use timely::dataflow::operators::capture::Extract;
 use timely::dataflow::operators::vec::Input as _;
 use timely::dataflow::operators::{Capture, Probe};
+use timely_agents::limits::Limits;
 use timely_agents::testing::Harness;
 use timely_agents::{Agent, AgentStream, Event, Exhausted, Plan, Retry, Signal, WaitError};
 use timely_agents_operators::fact::{Fact, What};
@@ -644,4 +645,41 @@ fn signal_that_is_kept_holds_no_frontier() {
         }
         assert!(!probe.less_than(&9));
     });
+}
+
+#[test]
+fn runs_that_wait_for_signals_hold_up_no_source() {
+    let mut agent = Agent::<Pair, String>::new("limited");
+    agent.carry();
+    agent.limits(Limits::tight());
+    agent.waits_for::<Approval>("approval");
+    agent.on_input_async("ask", async |(_, i), ctx| {
+        let Approval(by) = ctx.wait_for("approval").await?;
+        ctx.durable("call", *i, async |i| i).await?;
+        ctx.output(format!("{i} by {by}"));
+        Ok(())
+    });
+    let mut test = start(agent);
+    for i in 0..6 {
+        test.push(0, (i % 3, i as i64));
+    }
+    test.run();
+    let load = test.load();
+    assert_eq!((load.runs, load.waiting_bytes), (0, 0), "what does not end by itself does not count");
+    test.advance(1);
+    for key in 0..3 {
+        test.push(1, (key, 6 + key as i64));
+        test.signal(1, approval(key, "Ada"));
+    }
+    test.run();
+    let load = test.load();
+    assert!(load.runs == 3 && load.waiting_bytes > 0, "they wait for calls: {load:?}");
+    for _ in 0..3 {
+        settle(&mut test);
+        (0..3).for_each(|key| test.signal(1, approval(key, "Bob")));
+    }
+    settle(&mut test);
+    assert_eq!(values(&mut test).len(), 9);
+    assert_eq!(test.load().waiting_bytes, 0);
+    finish(&mut test);
 }

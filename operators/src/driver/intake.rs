@@ -138,8 +138,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                         }
                         Some(mailbox) => {
                             let bytes = B::input_bytes(&input);
-                            *waiting_bytes += bytes;
-                            mailbox.push_input(time.clone(), bytes, input);
+                            *waiting_bytes += mailbox.push_input(time.clone(), bytes, input);
                         }
                     }
                 }
@@ -186,7 +185,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     /// Whether another run may start now.
     #[inline]
     pub(super) fn has_room(&self, fuel: u32) -> bool {
-        fuel > 0 && self.runs.len() < self.limits.runs_in_flight && matches!(self.phase, Phase::Open)
+        fuel > 0 && self.runs.len() - self.parked < self.limits.runs_in_flight && matches!(self.phase, Phase::Open)
     }
 
     /// Brings what runs of `ids` will look at into the cache: the misses of a batch overlap.
@@ -211,13 +210,12 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     /// Puts an input behind the work of its key.
     pub(super) fn wait(&mut self, time: T, key: KeyId, input: B::Input) {
         let bytes = B::input_bytes(&input);
-        self.waiting_bytes += bytes;
         let at = self.carried.is_some().then(|| self.at(&time));
         if let Some(at) = &at {
             self.before_change(key, at);
         }
         let mailbox = self.states[key.index()].mailbox.as_mut().expect("a busy key has a mailbox");
-        mailbox.push_input(time, bytes, input);
+        self.waiting_bytes += mailbox.push_input(time, bytes, input);
         if let Some(at) = &at {
             self.changed(key, at);
         }
