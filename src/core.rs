@@ -29,7 +29,7 @@ use crate::call::Memo;
 use crate::error::Error;
 use crate::event::{Payload, names};
 use crate::follow::Held;
-use crate::journal::{Asked, Name, Recorded};
+use crate::journal::{Asked, End, Given, Name, Recorded};
 use crate::memory::{Entry, Memory};
 use crate::notes::Noting;
 use crate::plan::Program;
@@ -53,6 +53,8 @@ pub(crate) struct CallCell {
     pub(crate) call: u32,
     /// Its place among the waits of its task, which is the same in every execution.
     pub(crate) ordinal: u64,
+    /// The clock of the turn that asked.
+    pub(crate) began: u64,
     /// What is asked for, where that is of use later.
     pub(crate) asked: Option<Rc<Asked>>,
     /// Whether its end is noted before the task hears of it, and whether that has been.
@@ -267,6 +269,7 @@ impl Common {
         let cell = CallCell {
             call,
             ordinal,
+            began: self.head.now.get(),
             asked,
             eager: eager && self.notes.get(),
             noted: false,
@@ -291,6 +294,14 @@ impl Common {
             Some(Ok(CallValue::Bytes(value))) => task.remember(ordinal, asked, value),
             Some(_) => {}
         }
+    }
+}
+
+impl CallCell {
+    /// Its end, for a journal.
+    pub(crate) fn end(&self, given: Given) -> End {
+        let asked = self.asked.clone().unwrap_or_default();
+        End { ordinal: self.ordinal, began: self.began, asked, given }
     }
 }
 

@@ -287,13 +287,14 @@ impl Durable {
         // Events are stored with unfinished runs only.
         let events = plan.0.program.events.iter().filter(|event| plan.0.program.carry && event.name != names::INPUT);
         let events = events.filter_map(|event| Some((event.name.clone(), (event.codec?.format)())));
+        let actions = plan.0.program.actions.iter().map(|action| action.name.clone()).collect();
         let registered = self.register(Component {
             number: 0,
             name: plan.name().to_owned(),
             kind: ComponentKind::Agent,
             key: Format::of::<K>().to_text(),
             parts,
-            description: Description::encode::<T>(events.collect()),
+            description: Description::encode::<T>(events.collect(), actions),
         })?;
         let journal = self.journal(registered.number)?;
         Ok((registered, journal))
@@ -324,7 +325,7 @@ impl Durable {
             kind: ComponentKind::Collection,
             key: Format::of::<D>().to_text(),
             parts: Vec::new(),
-            description: Description::encode::<T>(BTreeMap::new()),
+            description: Description::encode::<T>(BTreeMap::new(), Vec::new()),
         })
     }
 

@@ -127,6 +127,8 @@ impl Display for Asked {
 pub(crate) struct End {
     /// Its place among the waits of its task, and its number there.
     pub(crate) ordinal: u64,
+    /// The clock of the turn that asked.
+    pub(crate) began: u64,
     pub(crate) asked: Rc<Asked>,
     pub(crate) given: Given,
 }

@@ -67,14 +67,14 @@ pub(crate) enum Note {
 
 /// A note as bytes.
 #[derive(Debug, Serialize, Deserialize)]
-struct Body {
+pub(crate) struct Body {
     /// Whether it is the first of its run in a start of the job.
-    first: bool,
+    pub(crate) first: bool,
     /// The clock when the run started.
-    began: u64,
+    pub(crate) began: u64,
     /// How many turns the run took before.
-    from: u64,
-    notes: Vec<Note>,
+    pub(crate) from: u64,
+    pub(crate) notes: Vec<Note>,
 }
 
 /// The notes of a run.
@@ -342,8 +342,7 @@ impl<O> Run<O> {
         let mut calls = task.cell.calls.borrow_mut();
         let wait = calls.iter_mut().find(|wait| wait.call == call.call && wait.eager)?;
         wait.noted = true;
-        let end =
-            End { ordinal: wait.ordinal, asked: wait.asked.clone().unwrap_or_default(), given: journal::copy(result) };
+        let end = wait.end(journal::copy(result));
         let task = Name::of(&task.cell);
         noting.left.retain(|left| *left != (task, end.ordinal));
         noting.pending.push((task, end.clone(), at, false));

@@ -323,7 +323,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
 impl TaskCell {
     /// Gives the task the end of a wait, which it has to be asking for; who is to be woken.
     pub(crate) fn give(&self, end: &End, noted: bool) -> Result<Option<Waker>, String> {
-        let End { ordinal, asked, given } = end;
+        let End { ordinal, asked, given, .. } = end;
         let mut calls = self.calls.borrow_mut();
         let place = || match place_of(*ordinal) {
             (place, 0) => format!("wait {place}"),

@@ -15,7 +15,7 @@ use crate::action::ActionFuture;
 use crate::call::Memo;
 use crate::core::{Queued, TaskCell};
 use crate::event::Payload;
-use crate::journal::{self, End, Recorded};
+use crate::journal::{self, Recorded};
 use crate::memory::Entry;
 use crate::notes::Noting;
 use crate::tagged::Tagged;
@@ -146,15 +146,10 @@ impl<O> Run<O> {
                 return false;
             }
             if let Some(recorded) = &mut self.recorded {
-                let (ordinal, asked) = (waited_for.ordinal, waited_for.asked.clone().unwrap_or_default());
-                recorded.arrived.push((call.task, End { ordinal, asked, given: journal::copy(&result) }));
+                recorded.arrived.push((call.task, waited_for.end(journal::copy(&result))));
             }
             if let Some(noting) = &mut self.noting {
-                let end = (!waited_for.noted).then(|| End {
-                    ordinal: waited_for.ordinal,
-                    asked: waited_for.asked.clone().unwrap_or_default(),
-                    given: journal::copy(&result),
-                });
+                let end = (!waited_for.noted).then(|| waited_for.end(journal::copy(&result)));
                 noting.arrives(call.task, waited_for.ordinal, end);
             }
             waited_for.result = Some(result);

@@ -131,7 +131,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         for entry in entries.into_iter().flatten() {
             match entry {
                 Entry::Turn { task, given, .. } => {
-                    for End { ordinal, asked, given } in given {
+                    for End { ordinal, asked, given, .. } in given {
                         if let (Some(name), Ok(Some(bytes))) = (asked.is_signal(), given)
                             && let Ok(Some(payload)) = postcard::from_bytes(&bytes)
                         {

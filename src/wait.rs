@@ -16,7 +16,7 @@ use crate::core::{Common, Core, TaskCell, next};
 use crate::ctx::Ctx;
 use crate::error::WaitError;
 use crate::event::Event;
-use crate::journal::{self, Asked, End, Entry, Given, Name, Packed};
+use crate::journal::{self, Asked, Entry, Given, Name, Packed};
 use crate::notes::Noting;
 use crate::run::{Run, Task};
 use crate::signal;
@@ -260,7 +260,7 @@ impl Gave {
         }
     }
 
-    fn of(result: CallResult) -> Self {
+    pub(crate) fn of(result: CallResult) -> Self {
         match result {
             Ok(CallValue::Bytes(bytes)) => match postcard::from_bytes(&bytes) {
                 Ok(Some(payload)) => Gave::Signal(payload),
@@ -303,8 +303,7 @@ impl<O> Core<O> {
             }
             let bytes = journal::encode(&payload);
             if self.common.tells() {
-                let asked = cell.asked.clone().unwrap_or_default();
-                let end = End { ordinal: cell.ordinal, asked, given: Ok(Some(bytes.clone())) };
+                let end = cell.end(Ok(Some(bytes.clone())));
                 if let Some(noting) = noting.as_mut() {
                     noting.arrives(task.index.get(), cell.ordinal, Some(end.clone()));
                 }

@@ -43,7 +43,7 @@ impl Memo {
 
     /// Takes note of what calls were given by the journal's account.
     pub(crate) fn take(&mut self, ends: Vec<End>) {
-        self.values.extend(ends.into_iter().filter_map(|End { ordinal, asked, given }| {
+        self.values.extend(ends.into_iter().filter_map(|End { ordinal, asked, given, .. }| {
             let value = given.ok().flatten().filter(|_| asked.is_durable())?;
             Some(Remembered { ordinal, asked, value })
         }));

@@ -17,13 +17,16 @@ pub(crate) struct Description {
     /// The formats of typed events, by name; of agents whose unfinished runs are stored.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) events: BTreeMap<String, Format>,
+    /// The names of an agent's actions, by their numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) actions: Vec<String>,
 }
 
 impl Description {
     /// The bytes for a component in a dataflow of `T`.
-    pub(crate) fn encode<T: EpochTime>(events: BTreeMap<String, Format>) -> Vec<u8> {
+    pub(crate) fn encode<T: EpochTime>(events: BTreeMap<String, Format>, actions: Vec<String>) -> Vec<u8> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let description = Description { version, time: Format::of::<T>(), events };
+        let description = Description { version, time: Format::of::<T>(), events, actions };
         serde_json::to_vec(&description).unwrap_or_else(|error| panic!("a description has a JSON form: {error}"))
     }
 

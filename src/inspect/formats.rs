@@ -23,6 +23,8 @@ pub(super) struct Formats {
     /// Of a time with bytes behind it.
     timed: Option<Format>,
     events: BTreeMap<String, Format>,
+    /// The names of an agent's actions.
+    pub(super) actions: Vec<String>,
     /// The version of the library that wrote them.
     pub(super) version: Option<String>,
 }
@@ -32,9 +34,9 @@ impl Formats {
         let format = |text: &str| Format::from_text(text).ok();
         let parts = component.parts.iter().filter(|part| part.name != INPUT);
         let input = component.parts.iter().find(|part| part.name == INPUT);
-        let (version, time, events) = match Description::decode(&component.description) {
-            Some(description) => (Some(description.version), Some(description.time), description.events),
-            None => (None, None, BTreeMap::new()),
+        let (version, time, events, actions) = match Description::decode(&component.description) {
+            Some(Description { version, time, events, actions }) => (Some(version), Some(time), events, actions),
+            None => (None, None, BTreeMap::new(), Vec::new()),
         };
         let timed = match &time {
             Some(Format::Traced { shape, types }) => {
@@ -50,6 +52,7 @@ impl Formats {
             time,
             timed,
             events,
+            actions,
             version,
         }
     }

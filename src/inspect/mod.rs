@@ -15,6 +15,7 @@ mod cbor;
 mod collection;
 mod description;
 mod formats;
+mod run;
 mod unfinished;
 
 use std::cmp::Ordering;
@@ -33,6 +34,7 @@ use self::agent::{AgentState, Facts};
 use self::collection::CollectionState;
 pub(crate) use self::description::Description;
 use self::formats::Formats;
+pub use self::run::{ActionVersion, Attempt, Dropped, Event, RunJournal, State, Step, StoredNotes, Task, Try, Wait};
 use crate::format::hex;
 
 /// What of a checkpoint is asked for: all of it, unless told otherwise.

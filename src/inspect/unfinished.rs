@@ -28,7 +28,8 @@ pub(super) fn show(formats: &Formats, run: &[u8], entries: &[&[u8]]) -> Value {
     })
 }
 
-fn entry(formats: &Formats, bytes: &[u8]) -> Value {
+/// An entry of a journal.
+pub(super) fn entry(formats: &Formats, bytes: &[u8]) -> Value {
     match postcard::from_bytes(bytes) {
         Ok(Entry::Turn { task, now, given }) => {
             json!({"turn": {"task": name(task), "now": now, "results": given.into_iter().map(result).collect::<Vec<_>>()}})
@@ -86,7 +87,7 @@ fn name(task: Name) -> Value {
     json!({"path": format!("{:016x}", task.path), "attempt": task.attempt})
 }
 
-fn result(End { ordinal, asked, given }: End) -> Value {
+fn result(End { ordinal, asked, given, .. }: End) -> Value {
     let call = if asked.name.is_empty() { Value::Null } else { Value::String(asked.name.clone()) };
     let (wait, number) = place_of(ordinal);
     let mut shown = match given {
@@ -105,8 +106,16 @@ fn sent(formats: &Formats, sent: Sent) -> Value {
     json!({"event": event, "value": value, "path": format!("{:016x}", sent.path), "next": sent.next})
 }
 
+/// The name of an event.
+pub(super) fn event_name(event: &Packed) -> String {
+    match event {
+        Packed::Input => "input".to_owned(),
+        Packed::Typed(name, _) | Packed::Dynamic(name, _) => name.clone(),
+    }
+}
+
 /// The name of an event, and what it says.
-fn unpacked(formats: &Formats, event: Packed) -> (String, Value) {
+pub(super) fn unpacked(formats: &Formats, event: Packed) -> (String, Value) {
     match event {
         Packed::Input => ("input".to_owned(), Value::Null),
         Packed::Typed(name, bytes) => {
@@ -121,7 +130,7 @@ fn unpacked(formats: &Formats, event: Packed) -> (String, Value) {
 }
 
 /// What was written, by slot or path; null where it was removed.
-fn writes(formats: &Formats, writes: Vec<Write>) -> Value {
+pub(super) fn writes(formats: &Formats, writes: Vec<Write>) -> Value {
     let show = |(place, value): Write| match place {
         Place::Slot(id) => formats.slot(id, value.as_deref()),
         Place::Path { sensory, path } => {

@@ -24,6 +24,7 @@ const BLOCKING: &str = "blocking-threads";
 /// The options of checkpoints.
 const CHECKPOINTS: &str = "checkpoints";
 const TAKE_OVER: &str = "take-over";
+const RETAIN: &str = "retain-journals";
 
 /// A program with options of its own.
 ///
@@ -93,6 +94,7 @@ impl Program {
             "DIR",
         );
         options.optflag("", TAKE_OVER, "shut out a run that still holds the checkpoints");
+        options.optopt("", RETAIN, "keep journals of calls for NUM epochs beyond their commit (default 0)", "NUM");
         options.optflag("", "help", "print this");
         options
     }
@@ -208,7 +210,9 @@ impl Arguments {
     /// They cannot be opened.
     pub fn checkpoints(&self) -> Result<Option<Checkpoints>, Failure> {
         let Some(dir) = self.matches.opt_str(CHECKPOINTS) else { return Ok(None) };
-        Ok(Some(Checkpoints::dir(dir)?.take_over(self.matches.opt_present(TAKE_OVER))))
+        let retain = self.parsed(RETAIN)?.unwrap_or(0);
+        let checkpoints = Checkpoints::dir(dir)?.take_over(self.matches.opt_present(TAKE_OVER));
+        Ok(Some(checkpoints.retain_journals(retain)))
     }
 
     /// Whether the command line names checkpoints.

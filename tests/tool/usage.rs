@@ -18,6 +18,11 @@ fn wrong_command_lines_are_refused_in_one_line() {
         run(&["checkpoint", command, "dir", "1", "2"]).assert_refused(2, &[command]);
     }
     run(&["checkpoint", "show", "dir", "yesterday"]).assert_refused(2, &["yesterday", "epoch"]);
+    run(&["checkpoint", "gc", "dir", "--retain", "some"]).assert_refused(2, &["--retain some"]);
+    run(&["run"]).assert_refused(2, &["directory"]);
+    run(&["run", "dir", "--key", "k"]).assert_refused(2, &["--agent"]);
+    run(&["run", "dir", "--agent", "a"]).assert_refused(2, &["--key"]);
+    run(&["run", "dir", "--agent", "a", "--key", "k", "--sequence", "0"]).assert_refused(2, &["--sequence 0"]);
     run(&["checkpoint", "gc", "dir", "--keep", "1"]).assert_refused(2, &["--keep 1", "2"]);
 }
 
@@ -30,6 +35,9 @@ fn help_names_commands_and_options() {
         assert!(own.lines().iter().any(|line| line.contains(&format!("Usage: timely-agents checkpoint {command}"))));
         assert!(own.stdout.ends_with('\n') && own.stdout.lines().all(|line| line.len() <= 120), "{own:#?}");
     }
+    let own = run(&["run", "--help"]);
+    assert!(help.stdout.contains("timely-agents run DIR") && own.stdout.contains("Usage: timely-agents run DIR"));
+    assert!(own.stdout.lines().all(|line| line.len() <= 120), "{own:#?}");
     assert!(run(&["checkpoint", "show", "--help"]).stdout.contains("--key KEY"));
 }
 
@@ -45,6 +53,9 @@ fn directories_without_checkpoints_are_named() {
         for dir in [&missing, place.path(), &file, &empty].map(|dir: &std::path::Path| dir) {
             checkpoint(command, dir, &[]).assert_refused(1, &[dir.to_str().expect("UTF-8")]);
         }
+    }
+    for dir in [&missing, place.path(), &file, &empty].map(|dir: &std::path::Path| dir.to_str().expect("UTF-8")) {
+        run(&["run", dir, "--agent", "a", "--key", "k"]).assert_refused(1, &[dir]);
     }
     assert!(!missing.exists());
     assert_eq!(fs::read_dir(&empty).expect("the folder").count(), 1, "nothing is made in it");

@@ -74,12 +74,21 @@ impl Kept {
     }
 }
 
-/// Removes what no checkpoint of `job` needs, keeping at least `keep` of them; says what that was. Of a store that is in
-/// use, which is left alone unless `live`, the files of the running generation stay.
+/// How much stays: so many checkpoints, and journals of calls for so many epochs beyond their commit.
+pub(crate) type Stays = (usize, u64);
+
+/// Removes what no checkpoint of `job` needs, keeping at least so many of them as `stays` says first, and journals of calls
+/// for so many epochs beyond their commit as it says then; says what that was. Of a store that is in use, which is left
+/// alone unless `live`, the files of the running generation stay.
 ///
 /// # Errors
 /// It is in use; a link is damaged, so it cannot be known what is needed; the store fails.
-pub fn gc(store: &dyn CheckpointStore, job: &str, keep: usize, live: bool) -> Result<Vec<String>, Error> {
+pub fn gc(
+    store: &dyn CheckpointStore,
+    job: &str,
+    (keep, retain): (usize, u64),
+    live: bool,
+) -> Result<Vec<String>, Error> {
     let lock = store.lock().map_err(|error| Error::Io { action: "lock", file: store.describe(""), error })?;
     if lock.is_none() && !live {
         return Err(Error::Locked { place: store.describe("") });
@@ -87,7 +96,7 @@ pub fn gc(store: &dyn CheckpointStore, job: &str, keep: usize, live: bool) -> Re
     let history = History::read(store, Some(job))?;
     history.whole()?;
     let generation = if lock.is_some() { u64::MAX } else { history.generation() };
-    let (links, files) = garbage(store, &history, None, keep.max(2), (generation, lock.is_some()))?;
+    let (links, files) = garbage(store, &history, None, (keep.max(2), retain), (generation, lock.is_some()))?;
     remove(store, &links)?;
     remove(store, &files)?;
     Ok([links, files].concat())
@@ -99,14 +108,14 @@ pub(crate) fn sweep(
     store: &dyn CheckpointStore,
     history: &History,
     base: Option<u64>,
-    keep: usize,
+    stays: Stays,
     generation: u64,
 ) -> Result<(), Error> {
     if let Err(error) = history.whole() {
         tracing::warn!(%error, "old files are kept");
         return Ok(());
     }
-    let (links, files) = garbage(store, history, base, keep, (generation, true))?;
+    let (links, files) = garbage(store, history, base, stays, (generation, true))?;
     remove(store, &links)?;
     remove(store, &files)
 }
@@ -117,7 +126,7 @@ fn garbage(
     store: &dyn CheckpointStore,
     history: &History,
     base: Option<u64>,
-    keep: usize,
+    (keep, retain): Stays,
     (generation, aside): (u64, bool),
 ) -> Result<(Vec<String>, Vec<String>), Error> {
     let mut kept = history.path(base);
@@ -127,8 +136,7 @@ fn garbage(
     let links = history.numbers().filter(|number| *number < oldest).map(chain::name).collect();
     let needed: BTreeSet<String> = kept.iter().flat_map(|(_, manifest)| files(manifest)).collect();
     let mut unneeded = Vec::new();
-    // Notes of epochs that all kept checkpoints hold are over.
-    let over = kept.last().map(|(_, manifest)| manifest.frontier);
+    let mut journals = Vec::new();
     for folder in ["aside", "base", "log"] {
         let names =
             store.list(folder).map_err(|error| Error::Io { action: "list", file: store.describe(folder), error })?;
@@ -138,12 +146,7 @@ fn garbage(
             {
                 let bound = Bound { generation: generation_of, process, segment, length };
                 let job = history.links().iter().find_map(|(_, link)| link.as_ref().ok()).map(Link::job);
-                let last = last_epoch(store, job.unwrap_or_default(), &bound)?;
-                let is_over = over.is_some_and(|over| over.is_none_or(|over| last.is_none_or(|last| last < over)));
-                if generation_of < generation && is_over {
-                    unneeded.extend(segment::blobs(store, &name)?);
-                    unneeded.push(name);
-                }
+                journals.push((name, generation_of, last_epoch(store, job.unwrap_or_default(), &bound)?));
                 continue;
             }
             let of = segment::parse(&name).map(|(generation, ..)| generation);
@@ -155,7 +158,28 @@ fn garbage(
             }
         }
     }
+    // Notes of epochs that all kept checkpoints hold are over.
+    if let Some((_, manifest)) = kept.last() {
+        let last = journals.iter().filter_map(|(.., last)| *last).max();
+        let over = retained(manifest.frontier, last, retain);
+        let is_over = |last: Option<u64>| over.is_none_or(|over| last.is_none_or(|last| last < over));
+        let gone = journals.into_iter().filter(|(_, of, last)| *of < generation && is_over(*last));
+        for (name, ..) in gone {
+            unneeded.extend(segment::blobs(store, &name)?);
+            unneeded.push(name);
+        }
+    }
     Ok((links, unneeded))
+}
+
+/// Before which epoch notes go, when all before `frontier` are committed, and `last` is the greatest that has notes; `None`:
+/// all go.
+pub(crate) fn retained(frontier: Option<u64>, last: Option<u64>, retain: u64) -> Option<u64> {
+    match frontier {
+        None if retain == 0 => None,
+        None => Some(last.map_or(0, |last| last.saturating_add(1)).saturating_sub(retain)),
+        Some(frontier) => Some(frontier.saturating_sub(retain)),
+    }
 }
 
 fn remove(store: &dyn CheckpointStore, names: &[String]) -> Result<(), Error> {

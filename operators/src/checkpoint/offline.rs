@@ -29,7 +29,8 @@ pub fn compact_offline(store: &Arc<dyn CheckpointStore>, compression: Compressio
     let Some((_, newest)) = history.checkpoint(None)?.filter(|(_, manifest)| of_use(manifest)) else {
         return Ok(None);
     };
-    let opened = Checkpoints::new(Arc::clone(store)).keep(usize::MAX).claim(&newest.job)?;
+    let opened = Checkpoints::new(Arc::clone(store)).keep(usize::MAX).retain_journals(u64::MAX);
+    let opened = opened.claim(&newest.job)?;
     let (generation, manifest) = (opened.generation(), opened.manifest().cloned());
     // The job may have gone on before the claim.
     let Some(manifest) = manifest.filter(of_use) else { return Ok(None) };

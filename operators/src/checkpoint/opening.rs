@@ -50,6 +50,7 @@ pub struct Checkpoints {
 struct Options {
     log: LogOptions,
     keep: usize,
+    retain: u64,
     compaction: Compaction,
     take_over: bool,
     fall_back: bool,
@@ -72,6 +73,7 @@ impl Checkpoints {
         let options = Options {
             log: LogOptions::default(),
             keep: 2,
+            retain: 0,
             compaction: Compaction::default(),
             take_over: false,
             fall_back: false,
@@ -94,6 +96,13 @@ impl Checkpoints {
     /// How many checkpoints are kept at least; 2 unless told otherwise, and never less.
     pub fn keep(mut self, checkpoints: usize) -> Self {
         self.options.keep = checkpoints.max(2);
+        self
+    }
+
+    /// For how many epochs beyond their commit journals of calls are kept, for who looks at runs that are over; none unless
+    /// told otherwise. They go in segments of some megabytes, so some are there for longer.
+    pub fn retain_journals(mut self, epochs: u64) -> Self {
+        self.options.retain = epochs;
         self
     }
 
@@ -150,7 +159,7 @@ impl Checkpoints {
                     let manifest = base.map(|(_, manifest)| manifest.clone());
                     let frontier = manifest.as_ref().map(|manifest| manifest.frontier);
                     tracing::info!(generation, ?frontier, "the job's checkpoints are taken over");
-                    gc::sweep(store, &history, base_link, self.options.keep, generation)?;
+                    gc::sweep(store, &history, base_link, (self.options.keep, self.options.retain), generation)?;
                     let kept = Kept::new(self.options.keep, history.path(base_link).into_iter().rev());
                     let job = job.to_owned();
                     let opening = Opening { job, generation, link, base: base_link, journal };
@@ -189,7 +198,7 @@ impl Checkpoints {
 }
 
 /// All segments that are there, with their lengths; what an earlier claim has shut out stays out.
-fn bounds(store: &dyn CheckpointStore, history: &History) -> Result<Vec<Bound>, Error> {
+pub(crate) fn bounds(store: &dyn CheckpointStore, history: &History) -> Result<Vec<Bound>, Error> {
     let logs = store.list("log").map_err(|error| Error::Io { action: "list", file: store.describe("log"), error })?;
     let links = history.links().iter().filter_map(|(_, link)| link.as_ref().ok());
     let earlier: Vec<&Claim> = links
@@ -346,7 +355,8 @@ impl Opened {
         let (job, generation) = (&self.opening.job, self.generation());
         let options = LogOptions { segment_bytes: JOURNAL_BYTES, ..self.checkpoints.options.log };
         let log = Log::open(Arc::clone(&store), job, generation, JOURNAL + self.process, options, control)?;
-        Ok(LogJournal::new(store, job, generation, self.process, log))
+        let from = self.frontier().unwrap_or(u64::MAX);
+        Ok(LogJournal::new(store, job, generation, self.process, log).of_epochs(from, self.checkpoints.options.retain))
     }
 
     /// The committer, which goes on from what [`Opened::resume`] gave. Of process 0, once; nothing in any other.

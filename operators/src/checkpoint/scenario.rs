@@ -438,17 +438,17 @@ mod tests {
         let listed = |store: &MemoryStore| {
             ["aside", "base", "chain", "log"].iter().flat_map(|folder| store.list(folder).unwrap()).collect::<Vec<_>>()
         };
-        gc(&store, "job", 2, false).unwrap();
+        gc(&store, "job", (2, 0), false).unwrap();
         let needed = listed(&store);
         for stray in ["aside/17-0", "log/0000000001-00007-00000000", "base/0000000001-00000099"] {
             store.create(stray, b"stray").unwrap();
         }
         let held = store.lock().unwrap();
-        assert!(matches!(gc(&store, "job", 2, false), Err(Error::Locked { .. })));
+        assert!(matches!(gc(&store, "job", (2, 0), false), Err(Error::Locked { .. })));
         // What a running generation has written may be needed yet.
-        assert_eq!(gc(&store, "job", 2, true).unwrap(), [""; 0]);
+        assert_eq!(gc(&store, "job", (2, 0), true).unwrap(), [""; 0]);
         drop(held);
-        assert_eq!(gc(&store, "job", 2, false).unwrap().len(), 3);
+        assert_eq!(gc(&store, "job", (2, 0), false).unwrap().len(), 3);
         assert_eq!(listed(&store), needed);
         store.create("log/0000000001-00007-00000000", b"stray").unwrap();
         store.create("aside/17-0", b"stray").unwrap();

@@ -9,9 +9,12 @@ use super::error::Error;
 use super::gc;
 use super::history::History;
 use super::manifest::Manifest;
+use super::opening;
 use super::restore;
+use super::segment::{self, JOURNAL};
 use super::store::CheckpointStore;
 use crate::fact::FactRef;
+use crate::journal::Note;
 
 /// A checkpoint that is kept.
 #[derive(Clone, Debug)]
@@ -77,6 +80,22 @@ impl Catalogue {
         let stored = &self.checkpoints[at];
         (at > 0 || self.whole || stored.last_epoch() == Some(epoch)).then_some(stored)
     }
+}
+
+/// Hands out the notes of calls that are there, those of one key in the order in which they were made. What a job at work
+/// removes or writes meanwhile is there or not.
+///
+/// # Errors
+/// The chain or a journal cannot be read, or is of a version that is not known.
+pub fn notes(store: &dyn CheckpointStore, each: &mut dyn FnMut(Note)) -> Result<(), Error> {
+    let history = History::read(store, None)?;
+    let Some(job) = history.links().iter().find_map(|(_, link)| Some(link.as_ref().ok()?.job().to_owned())) else {
+        return Ok(());
+    };
+    let mut bounds = opening::bounds(store, &history)?;
+    bounds.retain(|bound| bound.process >= JOURNAL);
+    bounds.sort_unstable_by_key(|bound| (bound.generation, bound.process, bound.segment));
+    bounds.iter().try_for_each(|bound| segment::read_notes(store, &job, bound, each))
 }
 
 impl Stored {

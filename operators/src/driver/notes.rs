@@ -19,30 +19,15 @@ use std::collections::{BTreeMap, VecDeque};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use serde::{Deserialize, Serialize};
 
 use super::{Arrived, Driver, Emission, Sink};
 use crate::behavior::{Behavior, CallJob, PastRun, Progress, RunHead, RunNote, Work, notification_digest};
 use crate::completion::{CallRef, CallResult, Completion};
 use crate::hash::stable_hash;
+use crate::journal::Written;
 use crate::keys::KeyId;
 use crate::slab::RunToken;
 use crate::time::EpochTime;
-
-/// A note as bytes.
-#[derive(Debug, Serialize, Deserialize)]
-struct Written {
-    /// The run's number among those of its key.
-    sequence: u64,
-    /// Of its input.
-    digest: u64,
-    /// What the run's journal is known by, in all generations.
-    journal: u64,
-    /// Runs that the key has begun since its last note: number and digest.
-    begun: Vec<(u64, u64)>,
-    /// For the behavior.
-    body: Vec<u8>,
-}
 
 /// A run that has begun, for the next note of its key.
 #[derive(Clone, Copy, Debug)]

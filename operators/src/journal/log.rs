@@ -4,10 +4,12 @@
 //! put ──▶ queue ──▶ thread: gather all that waits ── write ── sync once ──▶ done, done, done
 //! ```
 //! Segments of journals have the name of a log's, of a process number from [`JOURNAL`] on. Each remembers the greatest epoch
-//! of its notes; when that is committed it is removed, unless it is the one being written.
+//! of its notes; when that is committed, for as many epochs as journals are retained, it is removed, unless it is the one
+//! being written.
 //!
 //! # Invariants
 //! - A segment of an older generation is read up to the length that it had at the claim (rule D4).
+//! - Notes of committed epochs that are still there are given to nobody who starts.
 //! - The first record that is torn or damaged ends a segment: what comes behind it was never durable, or is lost.
 
 use std::collections::BTreeMap;
@@ -17,7 +19,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::{ActionStateStore, Marker, Note, Noted};
 use crate::checkpoint::LogPosition;
-use crate::checkpoint::{Bound, CheckpointStore, Error, JOURNAL, Log, Record, read_notes, segment_blobs, segment_name};
+use crate::checkpoint::{
+    Bound, CheckpointStore, Error, JOURNAL, Log, Record, read_notes, retained, segment_blobs, segment_name,
+};
 use crate::runtime;
 
 /// A journal beside the log of facts.
@@ -26,6 +30,10 @@ pub struct LogJournal {
     job: String,
     generation: u64,
     process: u32,
+    /// The first epoch that is not committed.
+    from: u64,
+    /// For how many epochs beyond their commit notes are kept.
+    retain: u64,
     log: Mutex<Option<Log>>,
     waiting: Arc<Waiting>,
     own: Arc<Mutex<Own>>,
@@ -56,11 +64,19 @@ impl LogJournal {
             job: job.to_owned(),
             generation,
             process,
+            from: 0,
+            retain: 0,
             log: Mutex::new(Some(log)),
             waiting: Arc::default(),
             own: Arc::default(),
             past: Mutex::default(),
         }
+    }
+
+    /// Nobody asks for notes of epochs before `from`, and all are kept for `retain` epochs beyond their commit.
+    pub(crate) fn of_epochs(mut self, from: u64, retain: u64) -> Self {
+        (self.from, self.retain) = (from, retain);
+        self
     }
 
     fn past(&self) -> MutexGuard<'_, Past> {
@@ -84,6 +100,9 @@ impl LogJournal {
             let notes = &mut past.notes;
             read_notes(&*self.store, &self.job, &bound, &mut |note| {
                 last = last.max(note.epoch);
+                if note.epoch < self.from {
+                    return;
+                }
                 notes.entry(note.component).or_default().entry(note.group).or_default().push(note);
             })?;
             past.segments.push((bound, last));
@@ -168,7 +187,13 @@ impl ActionStateStore for LogJournal {
     }
 
     fn prune(&self, frontier: Option<u64>) {
-        let over = |last: u64| frontier.is_none_or(|frontier| last < frontier);
+        let last = {
+            let (own, past) = (self.own(), self.past());
+            let own = own.segments.values().map(|(last, _)| *last);
+            own.chain(past.segments.iter().map(|(_, last)| *last)).max()
+        };
+        let over = retained(frontier, last, self.retain);
+        let over = |last: u64| over.is_none_or(|over| last < over);
         let mut names = Vec::new();
         {
             let mut own = self.own();
@@ -264,7 +289,7 @@ impl fmt::Debug for LogJournal {
 mod tests {
     use super::super::conformance;
     use super::*;
-    use crate::checkpoint::{Checkpoints, DirStore, MemoryStore};
+    use crate::checkpoint::{Checkpoints, DirStore, LogOptions, MemoryStore};
     use crate::cluster::Control;
 
     fn check(store: &Arc<dyn CheckpointStore>) {
@@ -341,5 +366,32 @@ mod tests {
             let seen = notes(whole.len());
             assert!(seen.iter().enumerate().all(|(n, seen)| n == usize::from(*seen)), "a changed byte is never read");
         }
+    }
+
+    #[test]
+    fn journals_are_kept_for_as_long_as_is_asked() {
+        let kept = |retain: u64, frontier: Option<u64>| {
+            let store = MemoryStore::new();
+            let all: Arc<dyn CheckpointStore> = Arc::new(store.clone());
+            let options = LogOptions { segment_bytes: 1, ..LogOptions::default() };
+            let log = Log::open(Arc::clone(&all), "job", 1, JOURNAL, options, Control::detached()).unwrap();
+            let journal = LogJournal::new(all, "job", 1, 0, log).of_epochs(0, retain);
+            for epoch in 0..10 {
+                let (tell, told) = std::sync::mpsc::channel();
+                let note = Note { component: 0, group: 0, epoch, key: vec![1], bytes: vec![0; 20] };
+                journal.put(note, Box::new(move || tell.send(()).unwrap()));
+                told.recv().unwrap();
+            }
+            let last = journal.own().segments.len();
+            assert!(last >= 10, "a segment for each");
+            journal.prune(frontier);
+            journal.own().segments.values().map(|(last, _)| *last).min()
+        };
+        assert_eq!(kept(0, Some(4)), Some(4));
+        assert_eq!(kept(3, Some(4)), Some(1));
+        assert_eq!(kept(9, Some(4)), Some(0));
+        assert_eq!(kept(0, None), Some(9), "the one being written");
+        assert_eq!(kept(3, None), Some(7));
+        assert_eq!(kept(u64::MAX, None), Some(0));
     }
 }

@@ -34,6 +34,21 @@ pub struct Note {
     pub bytes: Vec<u8>,
 }
 
+/// What a driver's note says.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Written {
+    /// The run's number among those of its key.
+    pub sequence: u64,
+    /// Of its input.
+    pub digest: u64,
+    /// What the run's journal is known by, in all generations.
+    pub journal: u64,
+    /// Runs that the key has begun since its last note: number and digest.
+    pub begun: Vec<(u64, u64)>,
+    /// For the behavior.
+    pub body: Vec<u8>,
+}
+
 /// Called when a note is durable.
 pub type Noted = Box<dyn FnOnce() + Send>;
 
@@ -52,7 +67,7 @@ pub struct Marker(pub Vec<u8>);
 ///    called for each range once.
 /// 4. What is put after the marker was taken, by an older generation, is given by no rebuild from that marker.
 /// 5. `prune` lets go of notes of epochs before the frontier, and of no others, when it likes: what it has not let go of yet
-///    is given by a rebuild.
+///    is given by a rebuild, but for notes of epochs that were committed when the store was opened.
 /// 6. `get` gives a key's notes as `rebuild` does, and those of this generation that are durable; it is for people who look,
 ///    and may be slow.
 /// 7. `close` returns when all that was put is durable, or the store has failed. What is put then is dropped.

@@ -11,6 +11,8 @@ use crate::output;
 /// See the module.
 pub(crate) struct Command {
     pub(crate) name: &'static str,
+    /// The word before its name, if it has one.
+    pub(crate) of: &'static str,
     /// Operands and options, in brief.
     pub(crate) operands: &'static str,
     /// How many operands there may be.
@@ -29,10 +31,10 @@ impl Command {
         let mut options = Options::new();
         (self.options)(&mut options);
         options.optflag("h", "help", "print this");
-        let usage = |why: String| Failure::usage(format!("timely-agents checkpoint {}: {why}; see --help", self.name));
+        let usage = |why: String| Failure::usage(format!("{}: {why}; see --help", self.words()));
         let matches = options.parse(arguments).map_err(|error| usage(one_line(&error.to_string())))?;
         if matches.opt_present("help") {
-            let head = format!("{}.\n\nUsage: timely-agents checkpoint {} {}", self.brief, self.name, self.operands);
+            let head = format!("{}.\n\nUsage: {} {}", self.brief, self.words(), self.operands);
             let about = if self.about.is_empty() { String::new() } else { format!("\n\n{}", self.about) };
             return output::print(&(options.usage(&format!("{head}{about}")) + "\n"));
         }
@@ -43,6 +45,16 @@ impl Command {
             return Err(usage(format!("{surplus:?} is one operand too many")).into());
         }
         (self.run)(&matches)
+    }
+
+    /// As it is called.
+    pub(crate) fn words(&self) -> String {
+        ["timely-agents", self.of, self.name]
+            .iter()
+            .filter(|word| !word.is_empty())
+            .copied()
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 }
 

@@ -13,6 +13,7 @@ use crate::output;
 
 pub(crate) const COMMAND: Command = Command {
     name: "compact",
+    of: "checkpoint",
     operands: "DIR [--lz4]",
     most: 1,
     brief: "Turns the logs of the newest checkpoint into a snapshot, while no job is at work",

@@ -13,6 +13,7 @@ use crate::output;
 
 pub(crate) const COMMAND: Command = Command {
     name: "list",
+    of: "checkpoint",
     operands: "DIR",
     most: 1,
     brief: "Prints a line for each checkpoint that is kept, oldest first",

@@ -1,11 +1,11 @@
-//! `timely-agents`: looks after the checkpoints of jobs, without the jobs.
+//! `timely-agents`: looks after the checkpoints of jobs and into their runs, without the jobs.
 //!
 //! # Exit codes
 //! 0: done. 1: the directory, or what is in it, is wrong. 2: the command line is wrong.
 //!
 //! # Invariants
 //! - What is wrong is said in one line on standard error.
-//! - `list`, `show` and `verify` change nothing and take no lock.
+//! - `run`, `list`, `show` and `verify` change nothing and take no lock.
 //! - A reader of the output that goes away ends the program quietly.
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ mod ending;
 mod gc;
 mod list;
 mod output;
+mod run;
 mod show;
 mod verify;
 
@@ -31,6 +32,8 @@ use crate::ending::{Ending, Report};
 
 /// What can be done with the checkpoints of a job.
 const COMMANDS: [Command; 5] = [list::COMMAND, show::COMMAND, verify::COMMAND, compact::COMMAND, gc::COMMAND];
+/// What can be done with its runs.
+const RUNS: [Command; 1] = [run::COMMAND];
 
 fn main() -> ExitCode {
     quiet::install();
@@ -50,7 +53,15 @@ fn run(arguments: &[OsString]) -> Ending {
             None => Err(Failure::usage(format!("timely-agents checkpoint: no command {name:?}; {}", names())).into()),
         },
         ["checkpoint"] => Err(Failure::usage(format!("timely-agents checkpoint: say what to do; {}", names())).into()),
-        [other, ..] => Err(Failure::usage(format!("timely-agents: no command {other:?}; there is: checkpoint")).into()),
+        [name, ..] => match RUNS.iter().find(|command| command.name == name) {
+            Some(command) => command.run(&arguments[1..]),
+            None => {
+                let own: Vec<&str> = RUNS.iter().map(|command| command.name).collect();
+                let there = own.join(", ");
+                Err(Failure::usage(format!("timely-agents: no command {name:?}; there are: checkpoint, {there}"))
+                    .into())
+            }
+        },
     }
 }
 
@@ -61,9 +72,11 @@ fn names() -> String {
 
 fn help() -> String {
     let line = |command: &Command| {
-        let usage = format!("timely-agents checkpoint {} {}", command.name, command.operands);
+        let usage = format!("{} {}", command.words(), command.operands);
         format!("    {usage}\n        {}\n", command.brief)
     };
-    let lines: String = COMMANDS.iter().map(line).collect();
-    format!("Looks after the checkpoints of jobs.\n\nUsage:\n{lines}\nEach has a --help of its own.\n")
+    let lines: String = COMMANDS.iter().chain(&RUNS).map(line).collect();
+    format!(
+        "Looks after the checkpoints of jobs and into their runs.\n\nUsage:\n{lines}\nEach has a --help of its own.\n"
+    )
 }

@@ -16,6 +16,7 @@ use crate::output;
 
 pub(crate) const COMMAND: Command = Command {
     name: "show",
+    of: "checkpoint",
     operands: "DIR [EPOCH] [--agent NAME] [--key KEY]",
     most: 2,
     brief: "Prints what a checkpoint holds, as JSON",

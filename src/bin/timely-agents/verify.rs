@@ -13,6 +13,7 @@ use crate::output;
 
 pub(crate) const COMMAND: Command = Command {
     name: "verify",
+    of: "checkpoint",
     operands: "DIR",
     most: 1,
     brief: "Reads all that is kept, and names what is not as it was written",
