@@ -69,6 +69,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         self.open.as_ref().map(|open| &open.core)
     }
 
+    /// The job's start that this is, where ends of calls are noted.
+    fn start_of_job(&mut self) -> u64 {
+        self.opened().1.core.generation.get().unwrap_or(0)
+    }
+
     pub(crate) fn opened(&mut self) -> (&Arc<Inner<I, O>>, &mut Opened<O>) {
         (&self.plan, self.open.as_mut().expect("runs come after `open` and before `close`"))
     }
@@ -308,15 +313,15 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     }
 
     fn note_end(&mut self, now: u64, run: &mut Box<Run<O>>, call: CallRef, result: &CallResult) -> Option<RunNote> {
-        run.note_end(now, call, result)
+        run.note_end((self.start_of_job(), now), call, result)
     }
 
     fn note_start(&mut self, run: &mut Box<Run<O>>, call: CallRef) -> Option<RunNote> {
-        run.note_start(call)
+        run.note_start(self.start_of_job(), call)
     }
 
     fn note_failure(&mut self, run: &mut Box<Run<O>>) -> Option<RunNote> {
-        run.note_failure()
+        run.note_failure(self.start_of_job())
     }
 
     fn encode_input(input: &I) -> Result<Vec<u8>, String> {

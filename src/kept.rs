@@ -30,6 +30,9 @@ use crate::run::{Run, Saved, Task, TaskStart, TaskWaker, Tasks};
 use crate::stats::ActionStats;
 use crate::tagged::{DeadLetter, Tagged};
 
+/// How many tasks a run may take that has just gone through its notes.
+const AFTER_NOTES: u32 = 1_000;
+
 /// What becomes of a run after a failure.
 pub(crate) enum Verdict {
     /// The run goes on.
@@ -128,10 +131,12 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         {
             return progress;
         }
-        if run.noting.as_ref().is_some_and(|noting| noting.has_past())
-            && let Some(progress) = self.follow(head, run)
-        {
-            return progress;
+        if run.noting.as_ref().is_some_and(|noting| noting.has_past()) {
+            if let Some(progress) = self.follow(head, run) {
+                return progress;
+            }
+            // From here on it is a run as any other, which makes way for others.
+            *fuel = (*fuel).min(AFTER_NOTES);
         }
         if run.expired {
             return self.expire_active(run);

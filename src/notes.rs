@@ -68,6 +68,8 @@ pub(crate) enum Note {
 /// A note as bytes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Body {
+    /// The start of the job.
+    pub(crate) start: u64,
     /// Whether it is the first of its run in a start of the job.
     pub(crate) first: bool,
     /// The clock when the run started.
@@ -133,10 +135,12 @@ impl Noting {
     /// Of a run that had notes before a crash.
     pub(crate) fn of_past(past: &PastRun) -> Result<Self, String> {
         let mut noting = Noting { journal: past.journal, first: true, goes_on: true, ..Noting::default() };
-        for (n, body) in past.bodies.iter().enumerate() {
+        let mut start = None;
+        for body in &past.bodies {
             let body: Body = postcard::from_bytes(body).map_err(|error| format!("a note of a run: {error}"))?;
-            // Of a run that goes on from a checkpoint, notes before it may be gone.
-            if body.first || n == 0 {
+            // A later start has gone through all before, as far as its checkpoint did not have it. Its first note may be gone,
+            // with the epoch that it is of, and those of an earlier start still be there.
+            if start.replace(body.start) != Some(body.start) {
                 noting.past = Past { from: body.from, ..Past::default() };
                 noting.began = body.began;
             }
@@ -323,17 +327,17 @@ impl Noting {
     }
 
     /// All since the last note, as a note.
-    fn write(&mut self) -> RunNote {
+    fn write(&mut self, start: u64) -> RunNote {
         let notes = std::mem::take(&mut self.notes);
         let (first, from) = (std::mem::take(&mut self.first), std::mem::replace(&mut self.from, self.turns));
-        let body = journal::encode(&Body { first, began: self.began, from, notes });
+        let body = journal::encode(&Body { start, first, began: self.began, from, notes });
         RunNote { journal: self.journal, body }
     }
 }
 
 impl<O> Run<O> {
     /// A call has ended so: the note of it, if there has to be one.
-    pub(crate) fn note_end(&mut self, at: u64, call: CallRef, result: &CallResult) -> Option<RunNote> {
+    pub(crate) fn note_end(&mut self, (start, at): (u64, u64), call: CallRef, result: &CallResult) -> Option<RunNote> {
         if matches!(result, Err(CallFailure::Aborted)) {
             return None;
         }
@@ -347,11 +351,11 @@ impl<O> Run<O> {
         noting.left.retain(|left| *left != (task, end.ordinal));
         noting.pending.push((task, end.clone(), at, false));
         noting.notes.push(Note::Given { task, end, at });
-        Some(noting.write())
+        Some(noting.write(start))
     }
 
     /// A call is about to leave.
-    pub(crate) fn note_start(&mut self, call: CallRef) -> Option<RunNote> {
+    pub(crate) fn note_start(&mut self, start: u64, call: CallRef) -> Option<RunNote> {
         let noting = self.noting.as_mut()?;
         let task = self.tasks.get(call.task as usize)?.as_ref()?;
         let calls = task.cell.calls.borrow();
@@ -359,11 +363,11 @@ impl<O> Run<O> {
         let task = Name::of(&task.cell);
         noting.left.push((task, ordinal));
         noting.notes.push(Note::Left { task, ordinal });
-        Some(noting.write())
+        Some(noting.write(start))
     }
 
     /// The run has failed for good.
-    pub(crate) fn note_failure(&mut self) -> Option<RunNote> {
+    pub(crate) fn note_failure(&mut self, start: u64) -> Option<RunNote> {
         let noting = self.noting.as_mut()?;
         let task = noting.failed.take()?;
         // Without a note it starts from nothing anyway.
@@ -371,6 +375,6 @@ impl<O> Run<O> {
             return None;
         }
         noting.notes.push(Note::Failed { task });
-        Some(noting.write())
+        Some(noting.write(start))
     }
 }
