@@ -254,6 +254,11 @@ impl Arguments {
         Ok(())
     }
 
+    /// Whether the command line asks for a replay: the job is not run then.
+    pub fn replays(&self) -> bool {
+        self.matches.opt_present(REPLAY)
+    }
+
     /// What a replay has come to; nothing if none was asked for.
     fn end_of_replay(&self) -> Option<Result<(), Failure>> {
         self.matches.opt_str(REPLAY)?;
