@@ -33,7 +33,6 @@ use crate::core::{Core, Queued, TaskCell};
 use crate::ctx::Ctx;
 use crate::event::{Notification, Payload};
 use crate::journal::{self, Entry, Packed, Sent};
-use crate::notes::Noting;
 use crate::plan::{INPUT, Inner, NOTIFICATION, Plan};
 use crate::run::Run;
 use crate::stats::ActionStats;
@@ -185,6 +184,10 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         kept && run.is_some_and(|run| run.wake_waits(Some(&waited_for)))
     }
 
+    fn awaits_signal(&self, run: &Box<Run<O>>) -> bool {
+        !self.plan.program.signals.is_empty() && run.awaits_signal()
+    }
+
     fn end_signals(&mut self) {
         self.opened().1.core.common.signals.borrow_mut().ended = true;
     }
@@ -214,6 +217,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         effects.timers.append(&mut core.common.timers.borrow_mut());
         effects.cancelled.append(&mut core.common.cancelled.borrow_mut());
         let result = look(effects);
+        core.scheduled.set(effects.scheduled.len());
         // Who looked for outputs only has left the rest for another look.
         let left = !effects.calls.is_empty()
             || !effects.timers.is_empty()
@@ -255,8 +259,8 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
             for (task, ordinal) in noting.take_left() {
                 each(&journal::encode(&Entry::Left { task, ordinal }));
             }
-            for (task, end) in noting.take_pending() {
-                each(&journal::encode(&Entry::Given { task, end: end.clone() }));
+            for (task, end, at) in noting.take_pending() {
+                each(&journal::encode(&Entry::Given { task, end: end.clone(), at }));
             }
         }
     }
@@ -299,13 +303,12 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         self.start_noted(head, work, &past, fuel)
     }
 
-    fn restore_notes(&mut self, run: &mut Box<Run<O>>, past: PastRun) -> Result<(), String> {
-        run.noting = Some(Box::new(Noting::of_past(&past)?));
-        Ok(())
+    fn restore_notes(&mut self, head: &RunHead, run: &mut Box<Run<O>>, past: PastRun) -> Result<(), String> {
+        self.take_notes_over(run, head, &past)
     }
 
-    fn note_end(&mut self, run: &mut Box<Run<O>>, call: CallRef, result: &CallResult) -> Option<RunNote> {
-        run.note_end(call, result)
+    fn note_end(&mut self, now: u64, run: &mut Box<Run<O>>, call: CallRef, result: &CallResult) -> Option<RunNote> {
+        run.note_end(now, call, result)
     }
 
     fn note_start(&mut self, run: &mut Box<Run<O>>, call: CallRef) -> Option<RunNote> {
@@ -327,6 +330,9 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     fn restore(&mut self, key: KeyId, what: &What, value: Option<&[u8]>) -> Result<(), String> {
         let core = &*self.opened().1.core;
         match what {
+            What::Signal(_) if !core.program.carry => {
+                Err("it keeps signals, which only an agent that carries can take over".into())
+            }
             What::Signal(number) => core.common.signals.borrow_mut().load(key, *number, value),
             what => core.memory.borrow_mut().load(key, what, value),
         }

@@ -29,7 +29,7 @@ use crate::call::Memo;
 use crate::error::Error;
 use crate::event::{Payload, names};
 use crate::follow::Held;
-use crate::journal::{Asked, End, Given, Recorded};
+use crate::journal::{Asked, End, Given, Name, Recorded};
 use crate::memory::{Entry, Memory};
 use crate::notes::Noting;
 use crate::plan::Program;
@@ -198,8 +198,8 @@ pub(crate) struct Common {
     /// While a run follows its notes: what it asked for of waits whose ends are known.
     pub(crate) held: RefCell<Option<Held>>,
     pub(crate) signals: RefCell<Signals>,
-    /// Whether a signal has been given back, which others of its run may wait for.
-    pub(crate) returned: Cell<bool>,
+    /// Waits that have given a signal back, which others of the run may wait for.
+    pub(crate) returned: RefCell<Vec<(Name, u64)>>,
 }
 
 impl Common {
@@ -217,12 +217,13 @@ impl Common {
             notes: Cell::new(false),
             held: RefCell::default(),
             signals: RefCell::default(),
-            returned: Cell::new(false),
+            returned: RefCell::default(),
         }
     }
 
     /// Asks for a call; the task's cell of it gets its end.
     #[expect(clippy::too_many_arguments, reason = "each is a field of what is put down")]
+    #[inline]
     pub(crate) fn start_call(
         &self,
         task: &TaskCell,
@@ -261,6 +262,7 @@ impl Common {
         self.records.get() || self.notes.get()
     }
 
+    #[inline]
     pub(crate) fn enlist(&self, task: &TaskCell, ordinal: u64, asked: Option<Rc<Asked>>, eager: bool) -> u32 {
         self.control.set(true);
         let call = next(&self.next_call);
@@ -341,7 +343,6 @@ pub(crate) struct Marks {
     pub(crate) outputs: usize,
     pub(crate) tagged: usize,
     pub(crate) notifications: usize,
-    pub(crate) scheduled: usize,
     pub(crate) queued: usize,
     pub(crate) writes: usize,
 }
@@ -369,6 +370,8 @@ pub(crate) struct Core<O: 'static> {
     pub(crate) counters: Vec<Cell<u64>>,
     /// The identity that the active run's input was given, if any.
     pub(crate) identity: Cell<Option<u64>>,
+    /// How many of the scheduled events are of finished steps; so few schedule any that steps have no mark of it.
+    pub(crate) scheduled: Cell<usize>,
     /// The epoch that the active run is told of, if it is a notification's.
     pub(crate) notifying: Cell<Option<u64>>,
     /// Whether the input has ended.
@@ -424,6 +427,7 @@ impl<O> Core<O> {
             resources: Resources::default(),
             counters: program.counters.iter().map(|_| Cell::new(0)).collect(),
             identity: Cell::new(None),
+            scheduled: Cell::new(0),
             notifying: Cell::new(None),
             ended: Cell::new(false),
             observed,
@@ -456,7 +460,6 @@ impl<O> Core<O> {
             outputs: staged.effects.outputs.len(),
             tagged: staged.effects.tagged.len(),
             notifications: staged.effects.notifications.len(),
-            scheduled: staged.effects.scheduled.len(),
             queued: staged.queue.len(),
             writes: self.memory.borrow().mark(),
         });
@@ -472,13 +475,14 @@ impl<O> Core<O> {
         staged.effects.outputs.truncate(marks.outputs);
         staged.effects.tagged.truncate(marks.tagged);
         staged.effects.notifications.truncate(marks.notifications);
-        staged.effects.scheduled.truncate(marks.scheduled);
+        staged.effects.scheduled.truncate(self.scheduled.get());
     }
 
     /// Lets what the active step has sent be seen; memory is the caller's.
     #[inline]
     pub(crate) fn publish_step(&self, task: &TaskCell) {
         let mut staged = self.staged.borrow_mut();
+        self.scheduled.set(staged.effects.scheduled.len());
         if self.observed.get() {
             self.observe_step(&mut staged, task);
         }
@@ -546,6 +550,7 @@ impl<O> Core<O> {
     pub(crate) fn forget_run(&self) {
         self.notifying.set(None);
         self.history.borrow_mut().clear();
+        self.common.returned.borrow_mut().clear();
         if self.records {
             *self.recorded.borrow_mut() = None;
         }

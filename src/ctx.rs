@@ -382,8 +382,19 @@ impl<O> Debug for Ctx<O> {
     }
 }
 
+/// No result of a call is longer, in bytes.
+const LONGEST: usize = 64 << 20;
+
 pub(crate) fn encode<R: Serialize>(result: &R) -> CallResult {
-    postcard::to_allocvec(result).map(CallValue::Bytes).map_err(|error| CallFailure::Encoding(error.to_string()))
+    let bytes = postcard::to_allocvec(result).map_err(|error| CallFailure::Encoding(error.to_string()))?;
+    if bytes.len() > LONGEST {
+        let why = format!(
+            "it is {} bytes long, and {LONGEST} are allowed; store it elsewhere and return where it is",
+            bytes.len()
+        );
+        return Err(CallFailure::Encoding(why));
+    }
+    Ok(CallValue::Bytes(bytes))
 }
 
 fn decode<R: DeserializeOwned>(value: CallValue) -> Result<R, CallFailure> {

@@ -22,6 +22,7 @@ use crate::journal::{End, Name};
 use crate::notes::{Note, Noting};
 use crate::policy::Divergence;
 use crate::run::{Run, Task, TaskStart};
+use crate::versions::VersionChange;
 use crate::wait::Gave;
 
 /// By task: the places of its waits whose ends are known.
@@ -45,6 +46,18 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 return Progress::Failed(Box::new(core.failure("", message)));
             }
         };
+        match self.changed(noting.actions()) {
+            Ok(_) => {}
+            Err(message) => match self.version_changed(head, &message) {
+                Err(message) => {
+                    let core = &self.opened().1.core;
+                    core.common.head.set(head);
+                    return Progress::Failed(Box::new(core.failure("", message)));
+                }
+                Ok(VersionChange::DeadLetter) => noting.give_up(message),
+                Ok(_) => return self.start(head, work, fuel),
+            },
+        }
         let then = RunHead { now: noting.began(), ..*head };
         noting.goes_on_at(head.now);
         *core.past.borrow_mut() = Some(noting);
@@ -64,12 +77,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let known = run.noting.as_ref().map(|noting| noting.known()).unwrap_or_default();
         let core = Rc::clone(&self.opened().1.core);
         *core.common.held.borrow_mut() = Some(Held::default());
-        let followed = self.follow_notes(head, run, &known);
-        core.common.head.now.set(now);
-        let followed = match followed {
-            Ok(None) => run.give_noted(&core).map(|()| None),
+        let followed = match self.follow_notes(head, run, &known) {
+            Ok(None) => self.follow_ends(head, run),
             other => other,
         };
+        core.common.head.now.set(now);
         run.forget_known();
         let held = core.common.held.take().unwrap_or_default();
         match followed {
@@ -101,7 +113,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             && let Some(note) = noting.past().script.pop_front()
         {
             let Note::Turn { task, now, noted, given } = note else {
-                noting.again(note);
+                // Actions are named again as they take their turns.
+                if !matches!(note, Note::Action { .. }) {
+                    noting.again(note);
+                }
                 continue;
             };
             let head = RunHead { now, ..*head };
@@ -116,7 +131,8 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             let mut ends: Vec<(End, bool)> = given.into_iter().map(|end| (end, false)).collect();
             for ordinal in noted {
                 let end = noting.past().given.remove(&(task, ordinal));
-                ends.push((end.ok_or_else(|| format!("wait {ordinal} ended, and its end is not noted"))?, true));
+                let (end, _) = end.ok_or_else(|| format!("wait {ordinal} ended, and its end is not noted"))?;
+                ends.push((end, true));
             }
             let placed = run.tasks[index as usize].as_mut().ok_or("a task that is over takes a turn")?;
             placed.retry = None;
@@ -128,6 +144,34 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             }
             self.opened().1.core.common.head.now.set(now);
             if let Some(progress) = self.poll_task(&head, run, index) {
+                return Ok(Some(progress));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Noted ends that no turn was given go to their tasks, each when it was noted: what follows from the clock, as a pause
+    /// before another attempt, is as it was.
+    fn follow_ends(&mut self, head: &RunHead, run: &mut Run<O>) -> Result<Option<Progress<()>>, String> {
+        let core = Rc::clone(&self.opened().1.core);
+        let given = run.noting.as_mut().map(|noting| std::mem::take(&mut noting.past().given)).unwrap_or_default();
+        let mut ends: Vec<_> = given.into_iter().map(|((name, _), (end, at))| (at, name, end)).collect();
+        ends.sort_by_key(|(at, name, _)| (*at, *name));
+        for (at, name, end) in ends {
+            let of_name = |task: &Task<O>| Name::of(&task.cell) == name;
+            let index = run.tasks.iter().position(|task| task.as_ref().is_some_and(of_name));
+            // Whose task is over, or who no longer waits, has been given up since.
+            let Some(index) = index else { continue };
+            let waits = |task: &Task<O>| {
+                let calls = task.cell.calls.borrow();
+                calls.iter().any(|wait| wait.ordinal == end.ordinal && wait.result.is_none())
+            };
+            if !run.tasks[index].as_ref().is_some_and(waits) {
+                continue;
+            }
+            core.common.head.now.set(at);
+            run.give(&core, index as u32, end, true)?;
+            if let Some(progress) = self.poll_task(&RunHead { now: at, ..*head }, run, index as u32) {
                 return Ok(Some(progress));
             }
         }
@@ -173,7 +217,7 @@ impl<O> Run<O> {
             format!("action {action:?}, {message}")
         })?;
         task.wake_between(waker);
-        if let Some(name) = end.asked.of_signal() {
+        if let Some(name) = end.asked.is_signal() {
             if let Some(payload) = Gave::signal(&end.given) {
                 core.common.signals.borrow_mut().owe(core.key(), name, payload);
             }
@@ -185,25 +229,6 @@ impl<O> Run<O> {
         }
         if let Some(noting) = &mut self.noting {
             noting.arrives(index, end.ordinal, (!noted).then_some(end));
-        }
-        Ok(())
-    }
-
-    /// Noted ends that no turn was given go to their tasks.
-    fn give_noted(&mut self, core: &Core<O>) -> Result<(), String> {
-        let given = self.noting.as_mut().map(|noting| std::mem::take(&mut noting.past().given)).unwrap_or_default();
-        for ((name, ordinal), end) in given {
-            let of_name = |task: &Task<O>| Name::of(&task.cell) == name;
-            let index = self.tasks.iter().position(|task| task.as_ref().is_some_and(of_name));
-            // Whose task is over, or who no longer waits, has been given up since.
-            let Some(index) = index else { continue };
-            let waits = |task: &Task<O>| {
-                task.cell.calls.borrow().iter().any(|wait| wait.ordinal == ordinal && wait.result.is_none())
-            };
-            if self.tasks[index].as_ref().is_some_and(waits) {
-                self.give(core, index as u32, end, true)?;
-                self.make_ready(index as u32);
-            }
         }
         Ok(())
     }

@@ -95,14 +95,14 @@ impl Asked {
 }
 
 impl Asked {
-    /// The signal that was waited for, if one was.
-    pub(crate) fn of_signal(&self) -> Option<&str> {
-        self.name.strip_prefix(SIGNAL)
-    }
-
     /// A signal of that name.
     pub(crate) fn signal(name: &str) -> Self {
         Asked { name: format!("{SIGNAL}{name}"), ..Asked::default() }
+    }
+
+    /// The name of the signal, if it is one.
+    pub(crate) fn is_signal(&self) -> Option<&str> {
+        self.name.strip_prefix(SIGNAL).filter(|_| self.digest == 0)
     }
 }
 
@@ -110,7 +110,7 @@ impl Display for Asked {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match (self.name.as_str(), self.digest) {
             ("", 0) => f.write_str("a sleep"),
-            (name, 0) => match name.strip_prefix(SIGNAL) {
+            (name, 0) => match self.is_signal() {
                 Some(signal) => write!(f, "a wait for signal {signal:?}"),
                 None => write!(f, "call {name:?}"),
             },
@@ -203,6 +203,8 @@ pub(crate) enum Entry {
         task: Name,
         /// The call and its end.
         end: End,
+        /// The clock.
+        at: u64,
     },
     /// The run has left its journal: of the entries that hold, those from here on do so no more.
     Dropped {
@@ -221,6 +223,13 @@ pub(crate) enum Entry {
         /// The task.
         task: Name,
         /// Its place among the waits of its task, and its number there.
+        ordinal: u64,
+    },
+    /// A signal is given back that a wait was given and nobody has looked at.
+    Returned {
+        /// The task.
+        task: Name,
+        /// The wait's place among those of its task, and its number there.
         ordinal: u64,
     },
 }
@@ -381,7 +390,8 @@ impl<O> Core<O> {
             staged.effects.outputs.truncate(marks.outputs);
             staged.effects.tagged.truncate(marks.tagged);
             staged.effects.notifications.truncate(marks.notifications);
-            staged.effects.scheduled.truncate(marks.scheduled);
+            staged.effects.scheduled.clear();
+            self.scheduled.set(0);
         }
         self.begin_step();
     }

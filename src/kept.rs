@@ -63,6 +63,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         }
         let mut run = Run::new(input, core.identity.get(), core.notifying.get());
         run.noting = noting;
+        run.cancelled = run.noting.as_mut().and_then(|noting| noting.given_up());
         run
     }
 
@@ -141,7 +142,8 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         loop {
             let (plan, open) = self.opened();
             let core = &*open.core;
-            if core.common.returned.replace(false) {
+            if !core.common.returned.borrow().is_empty() {
+                core.tell_returned();
                 run.wake_waits(None);
             }
             let waiting = run.next_ready.is_some() || !core.staged.borrow().queue.is_empty();
@@ -255,6 +257,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         if !core.replaying.get()
             && let Some(noting) = &mut run.noting
         {
+            noting.names(task.cell.action.get(), &action.name, action.options.version);
             noting.turn(&task.cell, core.common.head.now.get());
         }
         let outcome = match &action.body {
@@ -541,7 +544,7 @@ impl<O> Core<O> {
             && effects.outputs.len() == marks.outputs
             && effects.tagged.len() == marks.tagged
             && effects.notifications.len() == marks.notifications
-            && effects.scheduled.len() == marks.scheduled
+            && effects.scheduled.len() == self.scheduled.get()
         {
             return None;
         }
@@ -551,7 +554,7 @@ impl<O> Core<O> {
             tagged: effects.tagged.split_off(marks.tagged),
             sent: staged.queue.drain(marks.queued..).collect(),
             notifications: effects.notifications.split_off(marks.notifications),
-            scheduled: effects.scheduled.split_off(marks.scheduled),
+            scheduled: effects.scheduled.split_off(self.scheduled.get()),
         }))
     }
 

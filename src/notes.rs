@@ -30,6 +30,8 @@ pub(crate) enum Note {
         task: Name,
         /// The call and its end.
         end: End,
+        /// The clock.
+        at: u64,
     },
     /// A call is about to leave.
     Left {
@@ -53,6 +55,13 @@ pub(crate) enum Note {
     Failed {
         /// The task.
         task: Name,
+    },
+    /// An action takes its first turn in this run.
+    Action {
+        /// Its name.
+        name: String,
+        /// The version of its code.
+        version: u32,
     },
 }
 
@@ -85,11 +94,17 @@ pub(crate) struct Noting {
     /// Waits that are over since their task, named by its index, last took a turn; without their end where it is noted.
     arrived: Vec<(u32, u64, Option<End>)>,
     /// Noted ends that were not given yet, and whether they are in the run's facts.
-    pending: Vec<(Name, End, bool)>,
+    pending: Vec<(Name, End, u64, bool)>,
     /// Calls that have left and not ended, and are not in the run's facts.
     left: Vec<(Name, u64)>,
     /// What the task is called that has failed for good.
     failed: Option<Name>,
+    /// The actions that are noted.
+    started: Vec<u32>,
+    /// Whether the run began again, and what is noted of it does not count.
+    anew: bool,
+    /// Why the run is given up, if it is.
+    gives_up: Option<String>,
     past: Past,
     /// The clock after what it goes through first.
     now: Option<u64>,
@@ -102,7 +117,7 @@ pub(crate) struct Past {
     pub(crate) script: VecDeque<Note>,
     from: u64,
     /// Noted ends.
-    pub(crate) given: BTreeMap<(Name, u64), End>,
+    pub(crate) given: BTreeMap<(Name, u64), (End, u64)>,
     /// Calls that had left.
     left: BTreeSet<(Name, u64)>,
     /// Tasks that failed, and the job with them.
@@ -130,13 +145,48 @@ impl Noting {
         let Past { script, given, left, failed, .. } = &mut noting.past;
         for note in script {
             match note {
-                Note::Given { task, end } => drop(given.insert((*task, end.ordinal), end.clone())),
+                Note::Given { task, end, at } => drop(given.insert((*task, end.ordinal), (end.clone(), *at))),
                 Note::Left { task, ordinal } => drop(left.insert((*task, *ordinal))),
                 Note::Failed { task } => drop(failed.insert(*task)),
-                Note::Turn { .. } => {}
+                Note::Turn { .. } | Note::Action { .. } => {}
             }
         }
         Ok(noting)
+    }
+
+    /// Of a run that begins again, whatever was noted of it.
+    pub(crate) fn anew(journal: u64) -> Self {
+        Noting { anew: true, ..Noting::new(journal, 0) }
+    }
+
+    pub(crate) fn is_anew(&self) -> bool {
+        self.anew
+    }
+
+    /// The run is given up when it starts, and does not go through its past.
+    pub(crate) fn give_up(&mut self, why: String) {
+        self.drop_past();
+        self.gives_up = Some(why);
+    }
+
+    pub(crate) fn given_up(&mut self) -> Option<String> {
+        self.gives_up.take()
+    }
+
+    /// The actions that its past names, with their versions.
+    pub(crate) fn actions(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.past.script.iter().filter_map(|note| match note {
+            Note::Action { name, version } => Some((name.as_str(), *version)),
+            _ => None,
+        })
+    }
+
+    /// An action takes a turn.
+    pub(crate) fn names(&mut self, action: u32, name: &str, version: u32) {
+        if !self.started.contains(&action) {
+            self.started.push(action);
+            self.notes.push(Note::Action { name: name.to_owned(), version });
+        }
     }
 
     /// What its calls are known by.
@@ -175,7 +225,7 @@ impl Noting {
     pub(crate) fn follow_checkpoint(
         &mut self,
         turns: u64,
-        mut noted: BTreeMap<(Name, u64), End>,
+        mut noted: BTreeMap<(Name, u64), (End, u64)>,
     ) -> Result<(), String> {
         let Past { script, from, given, .. } = &mut self.past;
         given.append(&mut noted);
@@ -247,18 +297,18 @@ impl Noting {
             false
         });
         if !noted.is_empty() {
-            self.pending.retain(|(task, end, _)| *task != name || !noted.contains(&end.ordinal));
+            self.pending.retain(|(task, end, ..)| *task != name || !noted.contains(&end.ordinal));
         }
         self.turns += 1;
         self.notes.push(Note::Turn { task: name, now, noted, given });
     }
 
     /// Noted ends that were not given yet and are not in the run's facts; they are from here on.
-    pub(crate) fn take_pending(&mut self) -> impl Iterator<Item = (Name, &End)> {
-        let new = self.pending.iter_mut().filter(|(_, _, stored)| !*stored);
-        new.map(|(task, end, stored)| {
+    pub(crate) fn take_pending(&mut self) -> impl Iterator<Item = (Name, &End, u64)> {
+        let new = self.pending.iter_mut().filter(|(.., stored)| !*stored);
+        new.map(|(task, end, at, stored)| {
             *stored = true;
-            (*task, &*end)
+            (*task, &*end, *at)
         })
     }
 
@@ -283,7 +333,7 @@ impl Noting {
 
 impl<O> Run<O> {
     /// A call has ended so: the note of it, if there has to be one.
-    pub(crate) fn note_end(&mut self, call: CallRef, result: &CallResult) -> Option<RunNote> {
+    pub(crate) fn note_end(&mut self, at: u64, call: CallRef, result: &CallResult) -> Option<RunNote> {
         if matches!(result, Err(CallFailure::Aborted)) {
             return None;
         }
@@ -295,8 +345,8 @@ impl<O> Run<O> {
         let end = wait.end(journal::copy(result));
         let task = Name::of(&task.cell);
         noting.left.retain(|left| *left != (task, end.ordinal));
-        noting.pending.push((task, end.clone(), false));
-        noting.notes.push(Note::Given { task, end });
+        noting.pending.push((task, end.clone(), at, false));
+        noting.notes.push(Note::Given { task, end, at });
         Some(noting.write())
     }
 

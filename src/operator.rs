@@ -70,7 +70,8 @@ pub trait AgentStream<'scope, T: EpochTime, I: Input> {
     ) -> (AgentStreams<'scope, T, I, O>, AgentMemory<'scope, T, K>);
 
     /// The same with a second input, of signals: what runs wait for by `ctx.wait_for`, and what cancels them. An epoch is
-    /// over when both inputs have passed it.
+    /// over when both inputs have passed it, so the epochs of signals must go on also while none come: see
+    /// [`DurableInput::ticking`](crate::durable_input::DurableInput::ticking).
     ///
     /// Where there are checkpoints the agent must carry its runs ([`Agent::carry`](crate::Agent::carry)).
     fn agent_with_signals<K: Key + ExchangeData, O: 'static>(

@@ -120,7 +120,8 @@ pub enum BuildError {
     UnboundedWait,
     /// A wait for a signal may last for ever while its epoch is held open.
     #[error(
-        "signal {signal:?} is waited for without bound, which would hold an epoch open for ever: give it one with `within`, or let the agent `carry`"
+        "signal {signal:?} is waited for without bound, which would hold an epoch open for ever: give it one with \
+         `within`, or let the agent `carry`"
     )]
     UnboundedSignal {
         /// The signal.

@@ -141,7 +141,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let mut turns = 0;
         let mut ends: BTreeMap<Name, Vec<u64>> = run.noting.as_ref().map(|noting| noting.known()).unwrap_or_default();
         // What is noted and was not given by the end of the journal.
-        let mut noted: BTreeMap<(Name, u64), End> = BTreeMap::new();
+        let mut noted: BTreeMap<(Name, u64), (End, u64)> = BTreeMap::new();
         for entry in &entries {
             match entry {
                 Entry::Turn { task, given, .. } => {
@@ -151,16 +151,20 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                         noted.remove(&(*task, end.ordinal));
                     }
                 }
-                Entry::Given { task, end } => {
+                Entry::Given { task, end, at } => {
                     ends.entry(*task).or_default().push(end.ordinal);
-                    noted.insert((*task, end.ordinal), end.clone());
+                    noted.insert((*task, end.ordinal), (end.clone(), *at));
                 }
                 Entry::Left { task, ordinal } => {
                     if let Some(noting) = &mut run.noting {
                         noting.has_left(*task, *ordinal);
                     }
                 }
-                Entry::Step { .. } | Entry::Again { .. } | Entry::Dropped { .. } | Entry::Action { .. } => {}
+                Entry::Step { .. }
+                | Entry::Again { .. }
+                | Entry::Dropped { .. }
+                | Entry::Action { .. }
+                | Entry::Returned { .. } => {}
             }
         }
         let mut way = Way { over, ends, tasks: BTreeMap::new(), memos: BTreeMap::new() };
@@ -239,7 +243,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 self.pause_until(run, index, deadline);
             }
             // What was dropped is not among the entries that hold; what is noted comes behind them.
-            Entry::Dropped { .. } | Entry::Given { .. } | Entry::Action { .. } | Entry::Left { .. } => {}
+            Entry::Dropped { .. }
+            | Entry::Given { .. }
+            | Entry::Action { .. }
+            | Entry::Left { .. }
+            | Entry::Returned { .. } => {}
         }
         Ok(())
     }

@@ -141,6 +141,10 @@ impl<O> Run<O> {
             let Some(waited_for) = calls.iter_mut().find(|c| c.call == call.call) else {
                 return false;
             };
+            if waited_for.result.is_some() {
+                // A signal has come before its wait's timeout, and has not been looked at.
+                return false;
+            }
             if let Some(recorded) = &mut self.recorded {
                 recorded.arrived.push((call.task, waited_for.end(journal::copy(&result))));
             }

@@ -197,6 +197,8 @@ impl SignalOptions<'_> {
 
 impl<I: Input, O: 'static> Agent<I, O> {
     /// Declares a signal that actions wait for, by `ctx.wait_for::<E>(name)`.
+    ///
+    /// Runs that wait for signals, and the inputs behind them, count for no [limit](Agent::limits).
     pub fn waits_for<E: Event>(&mut self, name: impl Into<String>) -> SignalOptions<'_> {
         let (type_id, type_name) = (TypeId::of::<E>(), type_name::<E>());
         self.signals.push(SignalPlan { name: name.into(), type_id, type_name, bound: None });

@@ -16,7 +16,7 @@ use crate::core::{Common, Core, TaskCell, next};
 use crate::ctx::Ctx;
 use crate::error::WaitError;
 use crate::event::Event;
-use crate::journal::{self, Asked, Given, Packed};
+use crate::journal::{self, Asked, Entry, Given, Name, Packed};
 use crate::notes::Noting;
 use crate::run::{Run, Task};
 use crate::signal;
@@ -180,7 +180,7 @@ impl<E> Drop for WaitFor<E> {
         {
             let key = self.common.head.key.get();
             self.common.signals.borrow_mut().put_back(key, self.name.to_string(), payload);
-            self.common.returned.set(true);
+            self.common.returned.borrow_mut().push((Name::of(&self.task), self.ordinal));
         }
     }
 }
@@ -320,7 +320,25 @@ impl<O> Core<O> {
     }
 }
 
+impl<O> Core<O> {
+    /// Tells the journal of the active run which signals were given back.
+    pub(crate) fn tell_returned(&self) {
+        let returned = std::mem::take(&mut *self.common.returned.borrow_mut());
+        if let Some(recorded) = &mut *self.recorded.borrow_mut() {
+            for (task, ordinal) in returned {
+                recorded.push(&Entry::Returned { task, ordinal });
+            }
+        }
+    }
+}
+
 impl<O> Run<O> {
+    /// Whether a task waits for a signal.
+    pub(crate) fn awaits_signal(&self) -> bool {
+        let waits = |cell: &TaskCell| cell.calls.borrow().iter().any(|c| c.signal.is_some() && c.result.is_none());
+        self.tasks.iter().flatten().any(|task| task.cell.awaits.get() && waits(&task.cell))
+    }
+
     /// Wakes what waits for the signals of a name, or for any; whether a task can go on because of it.
     pub(crate) fn wake_waits(&mut self, name: Option<&str>) -> bool {
         let mut ready = Vec::new();

@@ -291,6 +291,12 @@ pub trait Behavior: 'static {
         false
     }
 
+    /// Whether a run that is suspended waits for a signal: it may do so for any time, and counts for no limit.
+    fn awaits_signal(&self, run: &Self::Run) -> bool {
+        let _ = run;
+        false
+    }
+
     /// No more signals come, beside those that are kept.
     fn end_signals(&mut self) {}
 
@@ -389,14 +395,14 @@ pub trait Behavior: 'static {
     ///
     /// # Errors
     /// It is none.
-    fn restore_notes(&mut self, run: &mut Self::Run, past: PastRun) -> Result<(), String> {
-        let _ = (run, past);
+    fn restore_notes(&mut self, head: &RunHead, run: &mut Self::Run, past: PastRun) -> Result<(), String> {
+        let _ = (head, run, past);
         Err("runs of this kind have no notes".to_owned())
     }
 
-    /// A call has ended so: what has to be durable before the run hears of it; nothing if it may hear at once.
-    fn note_end(&mut self, run: &mut Self::Run, call: CallRef, result: &CallResult) -> Option<RunNote> {
-        let _ = (run, call, result);
+    /// A call has ended so, `now` by the clock: what has to be durable before the run hears of it; nothing if it may hear at once.
+    fn note_end(&mut self, now: u64, run: &mut Self::Run, call: CallRef, result: &CallResult) -> Option<RunNote> {
+        let _ = (now, run, call, result);
         None
     }
 

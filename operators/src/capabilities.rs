@@ -7,6 +7,8 @@
 //!
 //! Capabilities are `Rc`: they never leave the worker and enter no future.
 
+use std::borrow::Cow;
+
 use timely::dataflow::operators::{Capability, InputCapability};
 
 use crate::time::EpochTime;
@@ -41,13 +43,15 @@ impl<T: EpochTime> Held<T> {
     }
 
     /// A capability of `port` for output at `time`, which is an open time.
-    pub fn at(&self, port: usize, time: &T) -> Capability<T> {
-        self.ports
+    pub fn at(&self, port: usize, time: &T) -> Cow<'_, Capability<T>> {
+        let held = self
+            .ports
             .iter()
             .filter(|(p, _)| *p == port)
             .find_map(|(_, held)| held.iter().find(|h| h.time().less_equal(time)))
-            .expect("a capability is held for every open time")
-            .delayed(time)
+            .expect("a capability is held for every open time");
+        // Another one would have to be counted up and down again.
+        if held.time() == time { Cow::Borrowed(held) } else { Cow::Owned(held.delayed(time)) }
     }
 
     /// Lowers what is held to `minimal`, the least open times; none when nothing is open.
@@ -57,6 +61,10 @@ impl<T: EpochTime> Held<T> {
                 if one.time() != time {
                     one.downgrade(time);
                 }
+                continue;
+            }
+            if minimal.is_empty() {
+                held.clear();
                 continue;
             }
             let next = minimal

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Limits, each per operator and worker. Beyond one of them new work waits and sources pause; nothing is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Runs that have started and not ended. Default 1,000,000.
+    /// Runs that have started and not ended, without those that wait for signals. Default 1,000,000.
     pub runs_in_flight: usize,
     /// Bytes, encoded, of inputs that wait. Default 256 MiB.
     pub inbox_bytes: usize,

@@ -11,15 +11,90 @@
 //! Not here: capabilities (`capabilities`), which only the operator holds.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use crate::time::{EpochTime, TimeOrder};
 
 /// Counts of unfinished work by time.
 #[derive(Debug)]
 pub struct OpenWork<T> {
-    epochs: BTreeMap<u64, BTreeMap<T, u64>>,
+    epochs: BTreeMap<u64, Times<T>>,
     times: usize,
     changed: bool,
+}
+
+/// The open times of an epoch. Mostly there is one.
+#[derive(Debug)]
+enum Times<T> {
+    One(T, u64),
+    Many(BTreeMap<T, u64>),
+}
+
+impl<T: EpochTime> Times<T> {
+    /// Counts `n` more pieces of work; whether the time was not open before.
+    fn add(&mut self, time: &T, n: u64) -> bool {
+        match self {
+            Times::One(open, count) if open == time => {
+                *count += n;
+                false
+            }
+            Times::One(open, count) => {
+                *self = Times::Many(BTreeMap::from([(open.clone(), *count), (time.clone(), n)]));
+                true
+            }
+            Times::Many(times) => match times.get_mut(time) {
+                Some(count) => {
+                    *count += n;
+                    false
+                }
+                None => times.insert(time.clone(), n).is_none(),
+            },
+        }
+    }
+
+    /// Takes away `n` pieces of work; whether none are left at that time, and at any.
+    fn remove(&mut self, time: &T, n: u64) -> (bool, bool) {
+        let count = match self {
+            Times::One(open, count) if open == time => Some(count),
+            Times::One(..) => None,
+            Times::Many(times) => times.get_mut(time),
+        };
+        let count = count.expect("work ends at an open time");
+        *count = count.checked_sub(n).expect("work ends once");
+        if *count > 0 {
+            return (false, false);
+        }
+        match self {
+            Times::One(..) => (true, true),
+            Times::Many(times) => {
+                times.remove(time);
+                (true, times.is_empty())
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Times::One(..) => 1,
+            Times::Many(times) => times.len(),
+        }
+    }
+
+    /// In order.
+    fn iter(&self) -> impl Iterator<Item = (&T, u64)> {
+        let (one, many) = match self {
+            Times::One(time, count) => (Some((time, *count)), None),
+            Times::Many(times) => (None, Some(times)),
+        };
+        one.into_iter().chain(many.into_iter().flatten().map(|(time, count)| (time, *count)))
+    }
+
+    fn first(&self) -> Option<&T> {
+        match self {
+            Times::One(time, _) => Some(time),
+            Times::Many(times) => times.keys().next(),
+        }
+    }
 }
 
 impl<T> Default for OpenWork<T> {
@@ -34,14 +109,16 @@ impl<T: EpochTime> OpenWork<T> {
         if n == 0 {
             return;
         }
-        let epoch = self.epochs.entry(time.epoch()).or_default();
-        match epoch.get_mut(time) {
-            Some(count) => *count += n,
-            None => {
-                epoch.insert(time.clone(), n);
-                self.times += 1;
-                self.changed = true;
+        let new = match self.epochs.entry(time.epoch()) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Times::One(time.clone(), n));
+                true
             }
+            Entry::Occupied(times) => times.into_mut().add(time, n),
+        };
+        if new {
+            self.times += 1;
+            self.changed = true;
         }
     }
 
@@ -53,14 +130,14 @@ impl<T: EpochTime> OpenWork<T> {
         if n == 0 {
             return;
         }
-        let epoch = self.epochs.get_mut(&time.epoch()).expect("work ends at an open epoch");
-        let count = epoch.get_mut(time).expect("work ends at an open time");
-        *count = count.checked_sub(n).expect("work ends once");
-        if *count == 0 {
-            epoch.remove(time);
-            if epoch.is_empty() {
-                self.epochs.remove(&time.epoch());
-            }
+        let Entry::Occupied(mut times) = self.epochs.entry(time.epoch()) else {
+            panic!("work ends at an open epoch");
+        };
+        let (over, none) = times.get_mut().remove(time, n);
+        if none {
+            times.remove();
+        }
+        if over {
             self.times -= 1;
             self.changed = true;
         }
@@ -79,7 +156,7 @@ impl<T: EpochTime> OpenWork<T> {
         let rest = self.epochs.split_off(&epoch);
         for times in std::mem::replace(&mut self.epochs, rest).into_values() {
             self.times -= times.len();
-            for (time, n) in times {
+            for (time, n) in times.iter() {
                 self.add(&time.with_epoch(epoch), n);
             }
             self.changed = true;
@@ -111,15 +188,15 @@ impl<T: EpochTime> OpenWork<T> {
         into.clear();
         match T::ORDER {
             TimeOrder::Total => {
-                into.extend(self.epochs.values().next().and_then(|times| times.keys().next()).cloned());
+                into.extend(self.epochs.values().next().and_then(Times::first).cloned());
             }
             TimeOrder::TotalWithinEpoch => {
                 for times in self.epochs.values() {
-                    into.extend(times.keys().next().filter(|t| !dominated(into, t)).cloned());
+                    into.extend(times.first().filter(|t| !dominated(into, t)).cloned());
                 }
             }
             TimeOrder::Partial => {
-                for time in self.epochs.values().flat_map(BTreeMap::keys) {
+                for (time, _) in self.epochs.values().flat_map(Times::iter) {
                     if !dominated(into, time) {
                         into.retain(|t| !time.less_equal(t));
                         into.push(time.clone());

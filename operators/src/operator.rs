@@ -5,11 +5,12 @@
 //! every epoch about a microsecond.
 //!
 //! # Each activation
-//! Advance to the frontier that inputs and signals have both passed; drain them, retaining a capability first where none is held at or
-//! before their time; drain completions; work within fuel; lower capabilities to the least open times;
-//! ask to be activated again at once if fuel ran out, and at the next deadline.
+//! Advance to the frontier that inputs and signals have both passed; drain them, retaining a capability first
+//! where none is held at or before their time; drain completions; work within fuel; lower capabilities to the
+//! least open times; ask to be activated again at once if fuel ran out, and at the next deadline.
 
 use std::borrow::Cow;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +18,6 @@ use std::sync::Arc;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{ParallelizationContract, Pipeline};
 use timely::dataflow::operators::generic::OutputBuilder;
-use timely::dataflow::operators::generic::OutputBuilderSession;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Stream, StreamVec};
 use timely::progress::frontier::MutableAntichain;
@@ -122,7 +122,6 @@ pub struct Streams<'scope, T: EpochTime, O: 'static, S: 'static> {
 }
 
 type Port<T, D> = OutputBuilder<T, CapacityContainerBuilder<Vec<D>>>;
-type PortSession<'a, T, D> = OutputBuilderSession<'a, T, CapacityContainerBuilder<Vec<D>>>;
 
 /// A stream of signals, if there is one, and what brings them to their keys' workers.
 pub type SignalInput<'scope, T, S, Q> = Option<(StreamVec<'scope, T, S>, Q)>;
@@ -275,9 +274,9 @@ where
                     held: &mut held,
                     held_facts: &mut held_facts,
                     facts_index,
-                    output: output_port.activate(),
-                    tagged: tagged_port.as_mut().map(OutputBuilder::activate),
-                    facts: facts_port.as_mut().map(OutputBuilder::activate),
+                    output: &mut output_port,
+                    tagged: tagged_port.as_mut(),
+                    facts: facts_port.as_mut(),
                     caller,
                     journal: journal.as_ref(),
                     queue: &queue,
@@ -298,9 +297,8 @@ where
                 more = driver.work(&mut fuel, &mut ports);
             }
             caller.tell();
-            let inline = driver.stats().inline - inline_before;
-            if let Some(each) = (clock.now_ns() - before).checked_div(inline) {
-                driver.record_inline(each, inline);
+            if let Some(inline) = NonZeroU64::new(driver.stats().inline - inline_before) {
+                driver.record_inline((clock.now_ns() - before) / inline, inline.get());
             }
             if driver.minimal(&mut minimal) {
                 held.settle(&minimal);
@@ -403,37 +401,37 @@ fn optional_port<'scope, T: EpochTime, D: 'static>(
     }
 }
 
-/// The ports of one activation, as the driver's sink.
-struct Ports<'a, 'h, T: EpochTime, O: 'static, S: 'static> {
+/// The ports of one activation, as the driver's sink. A port is made ready only when something leaves by it.
+struct Ports<'h, T: EpochTime, O: 'static, S: 'static> {
     held: &'h mut Held<T>,
     held_facts: &'h mut Held<T>,
     facts_index: usize,
-    output: PortSession<'a, T, O>,
-    tagged: Option<PortSession<'a, T, S>>,
-    facts: Option<PortSession<'a, T, Block<T>>>,
+    output: &'h mut Port<T, O>,
+    tagged: Option<&'h mut Port<T, S>>,
+    facts: Option<&'h mut Port<T, Block<T>>>,
     caller: &'h Caller,
     journal: Option<&'h Journal>,
     queue: &'h CompletionQueue,
 }
 
-impl<T: EpochTime, O: 'static, S: 'static> Ports<'_, '_, T, O, S> {
+impl<T: EpochTime, O: 'static, S: 'static> Ports<'_, T, O, S> {
     fn retain(&mut self, capability: &timely::dataflow::operators::InputCapability<T>) {
         self.held.retain(capability);
         self.held_facts.retain(capability);
     }
 }
 
-impl<T: EpochTime, O: 'static, S: 'static> Sink<T, O, S> for Ports<'_, '_, T, O, S> {
+impl<T: EpochTime, O: 'static, S: 'static> Sink<T, O, S> for Ports<'_, T, O, S> {
     fn outputs(&mut self, time: &T, items: &mut Vec<O>) {
         let capability = self.held.at(0, time);
-        self.output.session(&capability).give_container(items);
+        self.output.activate().session(&*capability).give_container(items);
         items.clear();
     }
 
     fn tagged(&mut self, time: &T, items: &mut Vec<S>) {
         if let Some(tagged) = &mut self.tagged {
             let capability = self.held.at(1, time);
-            tagged.session(&capability).give_container(items);
+            tagged.activate().session(&*capability).give_container(items);
         }
         items.clear();
     }
@@ -441,7 +439,7 @@ impl<T: EpochTime, O: 'static, S: 'static> Sink<T, O, S> for Ports<'_, '_, T, O,
     fn facts(&mut self, block: Block<T>) {
         if let Some(port) = &mut self.facts {
             let capability = self.held_facts.at(self.facts_index, &block.time);
-            port.session(&capability).give(block);
+            port.activate().session(&*capability).give(block);
         }
     }
 

@@ -113,10 +113,13 @@ impl Wait {
 }
 
 /// The job of a call that shares these limits.
+#[inline]
 pub(crate) fn gated(shared: &[Shared], job: CallJob) -> CallJob {
-    if shared.is_empty() {
-        return job;
-    }
+    if shared.is_empty() { job } else { behind_gate(shared, job) }
+}
+
+#[cold]
+fn behind_gate(shared: &[Shared], job: CallJob) -> CallJob {
     let mut shared: Vec<&Shared> = shared.iter().collect();
     shared.sort_by_key(|shared| (matches!(shared.bound, Bound::PerSecond(_)), &shared.name));
     shared.dedup_by(|a, b| a.name == b.name && a.bound == b.bound);

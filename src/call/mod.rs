@@ -55,11 +55,13 @@ pub(crate) fn place_of(ordinal: u64) -> (u32, u32) {
 
 impl Waits {
     /// Takes the task's next place.
+    #[inline]
     pub(crate) fn new(common: &Rc<Common>, task: &Rc<TaskCell>) -> Self {
         let place = next(&task.waits);
         Waits { common: Rc::clone(common), task: Rc::clone(task), place, begun: 0, waiting: None }
     }
 
+    #[inline]
     fn next_ordinal(&mut self) -> u64 {
         debug_assert!(self.waiting.is_none(), "one wait after the other");
         self.begun += 1;
@@ -67,6 +69,7 @@ impl Waits {
     }
 
     /// Asks for a call.
+    #[inline]
     fn call(
         &mut self,
         asked: Option<Rc<Asked>>,
@@ -87,6 +90,7 @@ impl Waits {
     }
 
     /// The end of what was asked for, and what that was.
+    #[inline]
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(CallResult, Option<Rc<Asked>>)> {
         let call = self.waiting.expect("something was asked for");
         let end = ready!(self.task.poll_wait(call, cx));
@@ -106,6 +110,7 @@ impl Waits {
 }
 
 impl Drop for Waits {
+    #[inline]
     fn drop(&mut self) {
         if let Some(call) = self.waiting {
             self.common.abandon(&self.task, call);
@@ -115,6 +120,7 @@ impl Drop for Waits {
 
 impl TaskCell {
     /// The end of a wait, and what was asked for.
+    #[inline]
     fn poll_wait(&self, call: u32, cx: &mut Context<'_>) -> Poll<(CallResult, Option<Rc<Asked>>)> {
         let mut calls = self.calls.borrow_mut();
         let at = calls.iter().position(|c| c.call == call).expect("a call that is waited for is on the task's list");

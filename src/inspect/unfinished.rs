@@ -45,12 +45,15 @@ pub(super) fn entry(formats: &Formats, bytes: &[u8]) -> Value {
         Ok(Entry::Again { task, flushed, deadline }) => {
             json!({"again": {"task": name(task), "flushed": flushed, "deadline": deadline}})
         }
-        Ok(Entry::Given { task, end }) => json!({"given": {"task": name(task), "result": result(end)}}),
+        Ok(Entry::Given { task, end, at }) => {
+            json!({"given": {"task": name(task), "now": at, "result": result(end)}})
+        }
         Ok(Entry::Left { task, ordinal }) => {
             let (place, number) = place_of(ordinal);
             json!({"left": {"task": name(task), "wait": place, "number": number}})
         }
         Ok(Entry::Dropped { kept }) => json!({"dropped": {"kept": kept}}),
+        Ok(Entry::Returned { task, ordinal }) => json!({"returned": {"task": name(task), "wait": ordinal}}),
         Ok(Entry::Action { name, version }) => json!({"action": {"name": name, "version": version}}),
         Err(_) => json!({"bytes": hex(bytes)}),
     }

@@ -61,8 +61,8 @@ pub(crate) struct SlotColumn<V> {
     sensory: bool,
     values: Vec<Option<V>>,
     log: Vec<Option<V>>,
-    /// By key: whether a change has not become a fact yet. Empty when no facts are wanted.
-    stale: Vec<bool>,
+    /// By key, a bit each: whether a change has not become a fact yet. Empty when no facts are wanted.
+    stale: Vec<u64>,
 }
 
 impl<V: Serialize + 'static> SlotColumn<V> {
@@ -113,11 +113,11 @@ impl<V: Serialize + 'static> SlotColumn<V> {
     }
 
     fn note_all(&mut self, keys: &[KeyId]) {
-        if self.stale.len() < self.values.len() {
-            self.stale.resize(self.values.len(), false);
+        if self.stale.len() * 64 < self.values.len() {
+            self.stale.resize(self.values.len().div_ceil(64), 0);
         }
         for key in keys {
-            self.stale[key.index()] = true;
+            self.stale[key.index() / 64] |= 1 << (key.index() % 64);
         }
     }
 }
@@ -185,9 +185,11 @@ impl<V: Serialize + DeserializeOwned + 'static> Column for SlotColumn<V> {
     }
 
     fn facts(&mut self, key: KeyId, held: &[&dyn Any], facts: &mut KeyWriter) {
-        if let Some(stale) = self.stale.get_mut(key.index())
-            && std::mem::take(stale)
+        let bit = 1 << (key.index() % 64);
+        if let Some(stale) = self.stale.get_mut(key.index() / 64)
+            && *stale & bit != 0
         {
+            *stale &= !bit;
             let held = held.first().and_then(|held| held.downcast_ref::<Option<V>>());
             match held.unwrap_or(&self.values[key.index()]) {
                 Some(value) => facts.put(&self.what, value).unwrap_or_else(|error| {

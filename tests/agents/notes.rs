@@ -325,3 +325,36 @@ fn noted_calls_over_stamps_outlive_crashes_at_random() {
     crash_at_random::<Stamp>(true, 3_000_000..3_000_000 + seeds());
     crash_at_random::<Stamp>(false, 4_000_000..4_000_000 + seeds());
 }
+
+#[test]
+fn crash_in_a_pause_before_the_epoch_is_committed_keeps_the_time_of_the_next_attempt() {
+    let mut agent = Agent::<Pair, String>::new("trying");
+    agent.on_input_async("ask", async |(_, i), ctx| {
+        let retry = Retry::new(3).backoff(Duration::from_secs(10));
+        ctx.output(ctx.durable("ask", *i, async |i| i).retry(retry).await?.to_string());
+        Ok(())
+    });
+    let plan = agent.build().unwrap();
+    let open = |generation, notes: &[Note], now| {
+        let test = Harness::<u64, Pair, String>::new(&plan, |pair: &Pair| pair.0).unwrap();
+        let mut test = test.journaled(generation, notes).unwrap().restored_by(0, |_| Ok(())).unwrap();
+        test.tick(now);
+        test.push(0, (1, 7));
+        test.run();
+        test
+    };
+    let mut first = open(1, &[], Duration::from_secs(100));
+    first.fail(first.calls()[0].id, timely_agents_operators::completion::CallFailure::Panicked("no".into()));
+    first.run();
+    assert_eq!(first.notes().len(), 1);
+    let mut second = open(2, first.notes(), Duration::from_secs(104));
+    assert!(second.calls().is_empty(), "the first attempt is over");
+    second.pass(Duration::from_secs(5));
+    assert!(second.calls().is_empty(), "ten seconds after the failure, not after the crash");
+    second.pass(Duration::from_secs(1));
+    assert_eq!(second.calls().len(), 1);
+    second.complete_with(second.calls()[0].id, &5i64);
+    second.end();
+    second.run();
+    assert_eq!(second.outputs().into_iter().map(|(_, _, value)| value).collect::<Vec<_>>(), ["5"]);
+}

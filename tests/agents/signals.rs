@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use timely::dataflow::operators::Capture;
 use timely::dataflow::operators::capture::Extract;
 use timely::dataflow::operators::vec::Input as _;
+use timely::dataflow::operators::{Capture, Probe};
+use timely_agents::limits::Limits;
 use timely_agents::testing::Harness;
 use timely_agents::{Agent, AgentStream, Event, Exhausted, Plan, Retry, Signal, WaitError};
 use timely_agents_operators::fact::{Fact, What};
@@ -315,6 +316,8 @@ fn wait_that_is_given_up_gives_its_signal_back() {
             futures::future::Either::Left((veto, _)) => format!("{i}: no, says {}", veto?.0),
             futures::future::Either::Right((approval, _)) => format!("{i}: yes, says {}", approval?.0),
         });
+        ctx.flush().await;
+        ctx.durable("call", *i, async |i| i).await?;
         Ok(())
     });
     let plan = agent.build().unwrap();
@@ -329,10 +332,14 @@ fn wait_that_is_given_up_gives_its_signal_back() {
     assert_eq!(test.signals(&1, "approval"), 1);
     test.advance(1);
     test.step();
+    // The run goes on, and does not give the signal back once more.
     let mut test = restore(&plan, 1, &test.facts());
     test.push(1, (1, 2));
     test.run();
+    assert_eq!(test.signals(&1, "approval"), 1);
+    settle(&mut test);
     assert_eq!(values(&mut test), ["2: yes, says Ada"]);
+    assert_eq!(test.signals(&1, "approval"), 0);
 }
 
 #[test]
@@ -458,9 +465,10 @@ fn run_that_takes_too_long_gives_up_its_wait() {
 }
 
 /// Feeds inputs and signals from all workers, epochs of both advancing by themselves.
-fn in_a_cluster(workers: usize) -> Vec<String> {
+fn in_a_cluster(communication: timely::CommunicationConfig) -> Vec<String> {
     let plan = asking();
-    let guards = timely::execute(timely::Config::process(workers), move |worker| {
+    let config = timely::Config { communication, worker: timely::WorkerConfig::default() };
+    let guards = timely::execute(config, move |worker| {
         let plan = plan.clone();
         let index = worker.index() as u64;
         let (mut inputs, mut signals, captured) = worker.dataflow::<u64, _, _>(|scope| {
@@ -498,12 +506,13 @@ fn in_a_cluster(workers: usize) -> Vec<String> {
 
 #[test]
 fn signals_reach_the_owners_of_their_keys_from_every_worker() {
-    let alone = in_a_cluster(1);
+    use timely::CommunicationConfig::{Process, ProcessBinary, Thread};
+    let alone = in_a_cluster(Thread);
     let approved = alone.iter().filter(|output| output.contains(" by ")).count();
     assert!(approved > 80, "{approved}");
-    for workers in [2, 3] {
-        assert_eq!(in_a_cluster(workers), alone, "{workers} workers");
-    }
+    assert_eq!(in_a_cluster(Process(2)), alone);
+    // As bytes, as between processes.
+    assert_eq!(in_a_cluster(ProcessBinary(3)), alone);
 }
 
 #[test]
@@ -554,5 +563,123 @@ fn bounded_waits_work_while_their_epoch_is_held() {
     assert_eq!(test.outputs(), [(0, 1, "1: Ada".to_owned())]);
     test.pass(Duration::from_secs(9));
     assert_eq!(test.outputs(), [(1, 1, "2: signal \"approval\": none within 9s".to_owned())]);
+    finish(&mut test);
+}
+
+#[test]
+fn signal_that_was_given_in_time_is_not_lost_to_the_timeout() {
+    let mut agent = Agent::<Pair, String>::new("busy");
+    agent.carry();
+    agent.waits_for::<Approval>("approval");
+    agent.on_input_async("ask", async |(_, i), ctx| {
+        let mut wait = ctx.wait_for::<Approval>("approval").timeout(Duration::from_secs(2));
+        assert!(futures::poll!(&mut wait).is_pending());
+        ctx.sleep(Duration::from_secs(5)).await;
+        if *i == 1 {
+            ctx.output(wait.await?.0);
+        }
+        Ok(())
+    });
+    let plan = agent.build().unwrap();
+    let mut test = open(&plan);
+    for key in 1..4 {
+        test.push(0, (key, key as i64 - 1));
+    }
+    test.run();
+    for key in 1..4 {
+        test.signal(0, approval(key, "Ada"));
+    }
+    test.run();
+    assert_eq!(test.signals(&2, "approval"), 0, "it is given, and not looked at");
+    test.advance(1);
+    test.step();
+    let facts = test.facts();
+    for crash in [false, true] {
+        if crash {
+            test = restore(&plan, 1, &facts);
+        }
+        test.pass(Duration::from_secs(6));
+        assert_eq!(values(&mut test), ["Ada"], "crash: {crash}");
+        let kept = |test: &mut Test<String>| (1..4).map(|key| test.signals(&key, "approval")).collect::<Vec<_>>();
+        assert_eq!(kept(&mut test), [1, 0, 1], "who has not looked gives it back");
+        test.advance(5);
+        test.step();
+        let mut test = restore(&plan, 5, &[facts.clone(), test.facts()].concat());
+        assert_eq!(kept(&mut test), [1, 0, 1]);
+    }
+}
+
+#[test]
+fn signal_that_is_kept_holds_no_frontier() {
+    let plan = asking();
+    timely::execute_directly(move |worker| {
+        let (mut inputs, mut signals, probe) = worker.dataflow::<u64, _, _>(|scope| {
+            let (inputs, pairs) = scope.new_input::<Pair>();
+            let (signals, told) = scope.new_input::<Signal<u64>>();
+            let (keyed, streams) = pairs.key_by(|pair| pair.0).agent_with_signals(told, &plan);
+            assert!(keyed.is_partitioned());
+            let probe = streams.dead_letters().probe().0;
+            (inputs, signals, probe)
+        });
+        for epoch in 0..3u64 {
+            signals.send(approval(1, "Ada"));
+            signals.advance_to(epoch + 1);
+            inputs.advance_to(epoch + 1);
+            for _ in 0..10 {
+                worker.step();
+            }
+            assert!(!probe.less_than(&(epoch + 1)), "{epoch}");
+        }
+        // A signal that is ahead holds its own epoch.
+        signals.advance_to(7);
+        signals.send(Signal::cancel(1));
+        signals.advance_to(9);
+        for _ in 0..10 {
+            worker.step();
+        }
+        assert!(probe.less_equal(&3) && !probe.less_than(&3));
+        inputs.send((1, 1));
+        inputs.advance_to(9);
+        for _ in 0..10 {
+            worker.step();
+        }
+        assert!(!probe.less_than(&9));
+    });
+}
+
+#[test]
+fn runs_that_wait_for_signals_hold_up_no_source() {
+    let mut agent = Agent::<Pair, String>::new("limited");
+    agent.carry();
+    agent.limits(Limits::tight());
+    agent.waits_for::<Approval>("approval");
+    agent.on_input_async("ask", async |(_, i), ctx| {
+        let Approval(by) = ctx.wait_for("approval").await?;
+        ctx.durable("call", *i, async |i| i).await?;
+        ctx.output(format!("{i} by {by}"));
+        Ok(())
+    });
+    let mut test = start(agent);
+    for i in 0..6 {
+        test.push(0, (i % 3, i as i64));
+    }
+    test.run();
+    let load = test.load();
+    assert_eq!((load.runs, load.waiting_bytes), (0, 0), "what does not end by itself does not count");
+    test.advance(1);
+    for key in 0..3 {
+        test.push(1, (key, 6 + key as i64));
+        test.signal(1, approval(key, "Ada"));
+    }
+    test.run();
+    let load = test.load();
+    assert!(load.runs == 3 && load.waiting_bytes > 0, "they wait for calls: {load:?}");
+    for _ in 0..3 {
+        settle(&mut test);
+        (0..3).for_each(|key| test.signal(1, approval(key, "Bob")));
+    }
+    settle(&mut test);
+    assert_eq!(values(&mut test).len(), 9);
+    assert_eq!(test.load().waiting_bytes, 0);
     finish(&mut test);
 }

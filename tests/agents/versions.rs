@@ -1,7 +1,7 @@
 //! Versions of actions (D7, D8): a run goes on with the code that it began with, or not at all.
 
 use timely_agents::testing::Harness;
-use timely_agents::{Agent, Plan, VersionChange};
+use timely_agents::{Agent, Plan, Signal, VersionChange};
 use timely_agents_operators::fact::Fact;
 
 use crate::support::{Pair, Ping, Test, finish, values};
@@ -114,4 +114,45 @@ fn run_can_be_given_up() {
     let letters = test.dead_letters();
     assert_eq!((letters.len(), letters[0].input), (1, Some((7, 1))));
     assert!(letters[0].error.contains("version 1") && letters[0].error.contains("version 2"), "{}", letters[0].error);
+}
+
+#[test]
+fn run_that_begins_again_finds_the_signals_that_it_had_taken() {
+    let waiting = |version: u32| {
+        let mut agent = Agent::<Pair, String>::new("waiting");
+        agent.carry();
+        agent.on_version_change(VersionChange::Restart);
+        agent.waits_for::<Ping>("ping");
+        agent
+            .on_input_async("wait", async |(_, i), ctx| {
+                let Ping(a) = ctx.wait_for("ping").await?;
+                ctx.flush().await;
+                ctx.durable("call", a, async |a| a).await?;
+                let Ping(b) = ctx.wait_for("ping").await?;
+                ctx.output(format!("{i}: {a} {b}"));
+                Ok(())
+            })
+            .version(version);
+        agent.build().unwrap()
+    };
+    let mut test = Harness::new(&waiting(1), |pair: &Pair| pair.0).unwrap();
+    test.push(0, (7, 1));
+    for n in 1..4 {
+        test.signal(0, Signal::new(7, "ping", &Ping(n)));
+    }
+    test.run();
+    assert_eq!(test.signals(&7, "ping"), 2);
+    test.advance(1);
+    test.step();
+    let mut facts = test.facts();
+    let mut test = go_on(&waiting(2), &facts).unwrap();
+    assert_eq!(test.signals(&7, "ping"), 3);
+    // And it is so once it is in a checkpoint of its own.
+    test.run();
+    test.advance(2);
+    test.step();
+    facts.extend(test.facts());
+    let mut test = Harness::restored(&waiting(2), |pair: &Pair| pair.0, 2, &facts).unwrap();
+    assert_eq!(outputs(&mut test), ["1: 1 2"]);
+    assert_eq!(test.signals(&7, "ping"), 1);
 }

@@ -99,7 +99,7 @@ fn approval_survives_kills_and_asks_the_policy_once() {
     job.wait_for("the policy", || asked(place).len() == 7);
     // The policy answers, and the disk takes that.
     let clock = Clock::system();
-    let answered = clock.now() + 400_000;
+    let answered = clock.now() + 500_000;
     wait_for("a while", || clock.now() >= answered);
     drop(job);
     assert_eq!(outcomes(place), Vec::<String>::new());

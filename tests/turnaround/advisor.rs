@@ -51,7 +51,7 @@ fn a_killed_job_asks_the_advisor_only_what_was_not_answered() {
     wait_for(|| noted(&ledger, "answered").len() >= alerts / 2, Duration::ZERO);
     let known: BTreeSet<String> = noted(&ledger, "answered").into_keys().collect();
     // Long enough for the disk.
-    wait_for(|| true, Duration::from_millis(300));
+    wait_for(|| true, Duration::from_millis(500));
     drop(job);
     let before = noted(&ledger, "asked");
     assert!(before.len() < alerts, "it was killed half-way");

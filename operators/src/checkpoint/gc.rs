@@ -164,7 +164,10 @@ fn garbage(
         let over = retained(manifest.frontier, last, retain);
         let is_over = |last: Option<u64>| over.is_none_or(|over| last.is_none_or(|last| last < over));
         let gone = journals.into_iter().filter(|(_, of, last)| *of < generation && is_over(*last));
-        unneeded.extend(gone.map(|(name, ..)| name));
+        for (name, ..) in gone {
+            unneeded.extend(segment::blobs(store, &name)?);
+            unneeded.push(name);
+        }
     }
     Ok((links, unneeded))
 }

@@ -25,10 +25,13 @@ use super::segment;
 use super::store::{CheckpointStore, StoreFile};
 use crate::cluster::{Control, Failure};
 use crate::fact::Block;
+use crate::journal::Note;
 use crate::quiet;
 
 /// Bytes that one sync makes durable, more or less; what waits beyond them is left for the next.
 const BATCH: usize = 16 << 20;
+/// A note that is as long as this gets a file of its own.
+const BLOB: usize = 256 << 10;
 
 /// How a log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +86,7 @@ impl Log {
         control: Control,
     ) -> Result<Self, Error> {
         let head = Head { magic: LOG, version: VERSION, generation, process, number: 0, job: job.to_owned() };
-        let writer = Writer { store, head, options, file: None, length: 0 };
+        let writer = Writer { store, head, options, file: None, length: 0, blobs: 0 };
         let (to_writer, records) = unbounded();
         thread::Builder::new()
             .name("checkpoint-log".to_owned())
@@ -116,6 +119,8 @@ struct Writer {
     options: LogOptions,
     file: Option<Box<dyn StoreFile>>,
     length: u64,
+    /// How many files are beside the log.
+    blobs: u32,
 }
 
 impl Writer {
@@ -133,6 +138,10 @@ impl Writer {
             loop {
                 let done = match next {
                     Queued::Record(record, done) => {
+                        let record = match self.aside(record) {
+                            Ok(record) => record,
+                            Err(error) => return control.fail(error.into()),
+                        };
                         record::write(&mut bytes, &record, self.options.compression);
                         done
                     }
@@ -162,6 +171,22 @@ impl Writer {
                 done(LogPosition { end, ..at });
             }
         }
+    }
+
+    /// Puts what is too long for a log into a file of its own, which is durable before the record that names it.
+    fn aside(&mut self, record: Record) -> Result<Record, Error> {
+        let note = match record {
+            Record::Note(note) if note.bytes.len() >= BLOB => note,
+            record => return Ok(record),
+        };
+        let Head { generation, process, number, .. } = self.head;
+        let segment = if self.file.is_none() { number } else { number - 1 };
+        let (blob, length) = (self.blobs, note.bytes.len() as u64);
+        self.blobs += 1;
+        let name = segment::blob_name(generation, process, segment, blob);
+        let created = self.store.create(&name, &note.bytes);
+        created.map_err(|error| Error::Io { action: "create", file: self.store.describe(&name), error })?;
+        Ok(Record::Blob { note: Note { bytes: Vec::new(), ..note }, blob, length })
     }
 
     /// Makes a batch durable; says in which segment.

@@ -46,7 +46,7 @@ pub use self::memory_store::MemoryStore;
 pub use self::offline::compact_offline;
 pub use self::opening::{Checkpoints, Opened, Opening};
 pub use self::record::{Compression, Record, VERSION, digest};
-pub(crate) use self::segment::{JOURNAL, name as segment_name, read_notes};
+pub(crate) use self::segment::{JOURNAL, blobs as segment_blobs, name as segment_name, read_notes};
 pub use self::store::CheckpointStore;
 pub use self::stored::{Catalogue, Stored, notes};
 pub use self::verify::{Finding, Report, verify};

@@ -5,6 +5,7 @@
 //! 1 head  := magic[8] version:u32le generation:u64le process:u32le number:u32le job
 //! 2 facts := component:u32le epoch:u64le count:u64le flags:u8 block        flags 1: raw length:u32le, then LZ4
 //! 3 note  := component:u32le group:u32le epoch:u64le length:u32le key bytes   of the journal
+//! 5 blob  := number:u32le length:u64le, then as a note without bytes       those are in a file beside the log
 //! 4 index := an index of a snapshot, its last record
 //! ```
 //!
@@ -30,6 +31,7 @@ const HEAD: u8 = 1;
 const FACTS: u8 = 2;
 const NOTE: u8 = 3;
 const INDEX: u8 = 4;
+const BLOB: u8 = 5;
 const COMPRESSED: u8 = 1;
 
 /// What a log stores.
@@ -44,6 +46,15 @@ pub enum Record {
     },
     /// An entry of the journal.
     Note(Note),
+    /// One whose bytes are in a file of their own, beside the log.
+    Blob {
+        /// The note, without its bytes.
+        note: Note,
+        /// The file's number.
+        blob: u32,
+        /// How long it is.
+        length: u64,
+    },
 }
 
 /// Whether blocks are compressed.
@@ -74,6 +85,7 @@ pub(crate) enum RecordRef<'a> {
     Head(Head),
     Facts(FactsRef<'a>),
     Note(Note),
+    Blob { note: Note, blob: u32, length: u64 },
     Index(&'a [u8]),
 }
 
@@ -162,15 +174,22 @@ pub(crate) fn write_index(out: &mut Vec<u8>, index: &[u8]) {
 pub(crate) fn write(out: &mut Vec<u8>, record: &Record, compression: Compression) {
     match record {
         Record::Facts { component, block } => write_facts(out, *component, block, compression),
-        Record::Note(note) => frame(out, NOTE, |out| {
-            out.extend_from_slice(&note.component.to_le_bytes());
-            out.extend_from_slice(&note.group.to_le_bytes());
-            out.extend_from_slice(&note.epoch.to_le_bytes());
-            out.extend_from_slice(&(note.key.len() as u32).to_le_bytes());
-            out.extend_from_slice(&note.key);
-            out.extend_from_slice(&note.bytes);
+        Record::Blob { note, blob, length } => frame(out, BLOB, |out| {
+            out.extend_from_slice(&blob.to_le_bytes());
+            out.extend_from_slice(&length.to_le_bytes());
+            write_note(out, note);
         }),
+        Record::Note(note) => frame(out, NOTE, |out| write_note(out, note)),
     }
+}
+
+fn write_note(out: &mut Vec<u8>, note: &Note) {
+    out.extend_from_slice(&note.component.to_le_bytes());
+    out.extend_from_slice(&note.group.to_le_bytes());
+    out.extend_from_slice(&note.epoch.to_le_bytes());
+    out.extend_from_slice(&(note.key.len() as u32).to_le_bytes());
+    out.extend_from_slice(&note.key);
+    out.extend_from_slice(&note.bytes);
 }
 
 /// How long the record is, frame included, that begins with these bytes.
@@ -207,14 +226,22 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(RecordRef<'_>, usize), NoRecord> {
             flags: rest.take::<1>()?[0],
             stored: rest.0,
         }),
-        NOTE => {
+        kind @ (NOTE | BLOB) => {
+            let beside = match kind {
+                BLOB => Some((u32::from_le_bytes(rest.take()?), u64::from_le_bytes(rest.take()?))),
+                _ => None,
+            };
             let component = u32::from_le_bytes(rest.take()?);
             let group = u32::from_le_bytes(rest.take()?);
             let epoch = u64::from_le_bytes(rest.take()?);
             let length = u32::from_le_bytes(rest.take()?) as usize;
             let (key, bytes) =
                 rest.0.split_at_checked(length).ok_or(NoRecord::Damaged("a note ends within its key"))?;
-            RecordRef::Note(Note { component, group, epoch, key: key.to_vec(), bytes: bytes.to_vec() })
+            let note = Note { component, group, epoch, key: key.to_vec(), bytes: bytes.to_vec() };
+            match beside {
+                Some((blob, length)) => RecordRef::Blob { note, blob, length },
+                None => RecordRef::Note(note),
+            }
         }
         INDEX => RecordRef::Index(rest.0),
         _ => return Err(NoRecord::Damaged("a record is of an unknown kind")),

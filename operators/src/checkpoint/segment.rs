@@ -24,6 +24,19 @@ pub(crate) fn name(generation: u64, process: u32, segment: u32) -> String {
     format!("log/{generation:010}-{process:05}-{segment:08}")
 }
 
+/// The name of a file beside a segment, with the bytes of a note that are too long for it.
+pub(crate) fn blob_name(generation: u64, process: u32, segment: u32, blob: u32) -> String {
+    format!("blob/{generation:010}-{process:05}-{segment:08}-{blob:08}")
+}
+
+/// The names of all files beside a segment.
+pub(crate) fn blobs(store: &dyn CheckpointStore, segment: &str) -> Result<Vec<String>, Error> {
+    let prefix = segment.replacen("log/", "blob/", 1) + "-";
+    let listed = store.list("blob");
+    let listed = listed.map_err(|error| Error::Io { action: "list", file: store.describe("blob"), error })?;
+    Ok(listed.into_iter().map(|(name, _)| name).filter(|name| name.starts_with(&prefix)).collect())
+}
+
 /// What a name says, if it is one of a segment.
 pub(crate) fn parse(name: &str) -> Option<(u64, u32, u32)> {
     let mut parts = name.strip_prefix("log/")?.split('-');
@@ -141,7 +154,7 @@ pub(crate) fn read_facts(
     while let Some((at, record)) = records.next()? {
         match record {
             RecordRef::Facts(facts) => each(at, &facts)?,
-            RecordRef::Note(_) | RecordRef::Head(_) | RecordRef::Index(_) => {
+            RecordRef::Note(_) | RecordRef::Blob { .. } | RecordRef::Head(_) | RecordRef::Index(_) => {
                 return Err(Error::damaged(store.describe(&name), at, "a record of this kind has no place in a log"));
             }
         }
@@ -169,6 +182,16 @@ pub(crate) fn read_notes(
             Ok(None) => return Ok(()),
             Ok(Some((_, head))) if first => check_head(head, &wanted, || store.describe(&name))?,
             Ok(Some((_, RecordRef::Note(note)))) => each(note),
+            Ok(Some((at, RecordRef::Blob { note, blob, length }))) => {
+                let blob = blob_name(generation, process, segment, blob);
+                let failed = |error| Error::Io { action: "read", file: store.describe(&blob), error };
+                let bytes = store.read(&blob).map_err(failed)?;
+                if bytes.len() as u64 != length {
+                    let why = format!("it has {} bytes, and {length} by the journal at {at}", bytes.len());
+                    return Err(Error::damaged(store.describe(&blob), 0, why));
+                }
+                each(Note { bytes, ..note });
+            }
             Ok(Some((at, _))) => {
                 return Err(Error::damaged(
                     store.describe(&name),

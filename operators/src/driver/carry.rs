@@ -177,7 +177,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             if mailbox.run.is_none() && mailbox.waiting.is_empty() {
                 self.ready_keys.push_back(key);
             }
-            mailbox.push_input(time, bytes, input);
+            self.waiting_bytes -= bytes - mailbox.push_input(time, bytes, input);
             self.changed(key, &at);
         }
         self.ready_keys.extend(self.held_back.drain(..));

@@ -78,13 +78,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             if self.index.len() > CACHED_KEYS {
                 self.touch(ids);
             }
-            if self.notes_in_batches() && self.seal.as_ref().is_some_and(|seal| seal.has_older(time)) {
-                // No run of these keys is in flight, and their next one is of this epoch.
-                for id in ids {
-                    if self.states[id.index()].mailbox.is_none() {
-                        self.before_run(*id, time, sink);
-                    }
-                }
+            if self.notes_in_batches() {
+                self.note_part(ids, time, sink);
             }
             let ended = self.start_inputs(intake, time, &mut items, fuel, sink);
             self.stats.inline += ended;
@@ -130,7 +125,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 continue;
             }
             head.token = self.runs.vacant();
-            let (states, waiting_bytes, seal) = (&mut self.states, &mut self.waiting_bytes, &mut self.seal);
+            let (states, waiting_bytes) = (&mut self.states, &mut self.waiting_bytes);
             let mut free = std::iter::from_fn(|| {
                 loop {
                     let (item, key) = items.next()?;
@@ -139,16 +134,11 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                     match &mut state.mailbox {
                         None => {
                             state.sequence += 1;
-                            if let Some(seal) = seal {
-                                // Before the run, which is open work of this epoch until its change is there.
-                                seal.changed(key, time);
-                            }
                             return Some((key, state.sequence, input));
                         }
                         Some(mailbox) => {
                             let bytes = B::input_bytes(&input);
-                            *waiting_bytes += bytes;
-                            mailbox.push_input(time.clone(), bytes, input);
+                            *waiting_bytes += mailbox.push_input(time.clone(), bytes, input);
                         }
                     }
                 }
@@ -163,6 +153,28 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         ended
     }
 
+    /// Notes that runs of `ids` change their keys, many at a time so that the misses overlap: before they start, as they are
+    /// open work of this epoch until then.
+    fn note_part<K>(&mut self, ids: &[KeyId], time: &T, sink: &mut K)
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        let Some(seal) = &self.seal else { return };
+        let older = seal.has_older(time);
+        if self.index.len() > CACHED_KEYS {
+            seal.touch(ids);
+        }
+        for id in ids {
+            // No run of such a key is in flight, and its next one is of this epoch.
+            if self.states[id.index()].mailbox.is_none() {
+                if older {
+                    self.before_run(*id, time, sink);
+                }
+                self.changed(*id, time);
+            }
+        }
+    }
+
     /// Whether changes are noted when runs of a batch start: not where runs in progress are facts, which change more often
     /// than at their ends.
     #[inline]
@@ -173,16 +185,13 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     /// Whether another run may start now.
     #[inline]
     pub(super) fn has_room(&self, fuel: u32) -> bool {
-        fuel > 0 && self.runs.len() < self.limits.runs_in_flight && matches!(self.phase, Phase::Open)
+        fuel > 0 && self.runs.len() - self.parked < self.limits.runs_in_flight && matches!(self.phase, Phase::Open)
     }
 
     /// Brings what runs of `ids` will look at into the cache: the misses of a batch overlap.
     pub(super) fn touch(&mut self, ids: &[KeyId]) {
         let busy = ids.iter().filter(|id| self.states[id.index()].mailbox.is_some()).count();
         std::hint::black_box(busy);
-        if let Some(seal) = &self.seal {
-            seal.touch(ids);
-        }
         self.behavior.touch(ids);
     }
 
@@ -201,13 +210,12 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     /// Puts an input behind the work of its key.
     pub(super) fn wait(&mut self, time: T, key: KeyId, input: B::Input) {
         let bytes = B::input_bytes(&input);
-        self.waiting_bytes += bytes;
         let at = self.carried.is_some().then(|| self.at(&time));
         if let Some(at) = &at {
             self.before_change(key, at);
         }
         let mailbox = self.states[key.index()].mailbox.as_mut().expect("a busy key has a mailbox");
-        mailbox.push_input(time, bytes, input);
+        self.waiting_bytes += mailbox.push_input(time, bytes, input);
         if let Some(at) = &at {
             self.changed(key, at);
         }

@@ -46,16 +46,22 @@ pub(super) struct Mailbox<T, I> {
     /// The key's run in flight.
     pub(super) run: Option<RunToken>,
     pub(super) waiting: VecDeque<Waiting<T, I>>,
+    /// What the inputs of `waiting` take.
+    pub(super) bytes: usize,
+    /// Whether they wait for a run that waits for a signal: they count for no limit then.
+    pub(super) parked: bool,
 }
 
 impl<T: EpochTime, I> Mailbox<T, I> {
     pub(super) fn new(run: Option<RunToken>) -> Self {
-        Mailbox { run, waiting: VecDeque::new() }
+        Mailbox { run, waiting: VecDeque::new(), bytes: 0, parked: false }
     }
 
-    /// Adds an input behind all inputs of its epoch and before the epoch's notification.
-    pub(super) fn push_input(&mut self, time: T, bytes: usize, input: I) {
+    /// Adds an input behind all inputs of its epoch and before the epoch's notification. How many of its bytes count.
+    pub(super) fn push_input(&mut self, time: T, bytes: usize, input: I) -> usize {
+        self.bytes += bytes;
         self.push(Waiting::Input { time, bytes, input, number: None });
+        if self.parked { 0 } else { bytes }
     }
 
     /// Adds work that is no notification, in the same place.

@@ -81,9 +81,9 @@ pub trait Sink<T, O, S> {
 /// How much an operator holds on one worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Runs in flight.
+    /// Runs in flight, without those that wait for signals.
     pub runs: usize,
-    /// Bytes of inputs that wait for runs of their key, or for fuel.
+    /// Bytes of inputs that wait for such runs of their key, or for fuel.
     pub waiting_bytes: usize,
     /// Bytes of inputs that wait for their epoch.
     pub ahead_bytes: usize,
@@ -111,6 +111,8 @@ struct ActiveRun<T, R> {
     /// Mostly there is one.
     calls: SmallVec<[ActiveCall; 1]>,
     deadline: Option<TimerKey>,
+    /// Whether it waits for a signal, and so counts for no limit.
+    parked: bool,
 }
 
 struct ActiveCall {
@@ -188,6 +190,8 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     signals: Signals<T>,
     scheduled: Scheduled<T>,
     runs: Slab<ActiveRun<T, B::Run>>,
+    /// How many of them wait for signals.
+    parked: usize,
     ready_runs: VecDeque<RunToken>,
     ready_keys: VecDeque<KeyId>,
     /// Whether a run has used up its fuel; then one that has not begun comes first (S7).
@@ -258,6 +262,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             signals: Signals::default(),
             scheduled: Scheduled::default(),
             runs: Slab::default(),
+            parked: 0,
             ready_runs: VecDeque::new(),
             ready_keys: VecDeque::new(),
             yielded: false,
@@ -461,6 +466,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             ready,
             calls: SmallVec::new(),
             deadline,
+            parked: false,
         };
         let placed = self.runs.insert(active);
         debug_assert_eq!(placed, token, "the vacant token is the next");
@@ -475,6 +481,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         if self.behavior.wants_control() {
             self.control(token, sink);
         }
+        self.park(token);
     }
 
     /// Runs what is ready, within `fuel`; seals closed epochs; flushes. Whether there is more to do now.
@@ -509,7 +516,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             self.resume(token, fuel, sink);
             return true;
         }
-        if self.runs.len() >= self.limits.runs_in_flight {
+        if self.runs.len() - self.parked >= self.limits.runs_in_flight {
             return false;
         }
         if let Some(key) = self.ready_keys.pop_front() {
@@ -541,6 +548,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
+        self.unpark(token);
         let Some(active) = self.runs.get_mut(token) else { return };
         active.ready = false;
         active.head.now = self.now;
@@ -587,6 +595,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 if self.behavior.wants_control() {
                     self.control(token, sink);
                 }
+                self.park(token);
             }
             Progress::Failed(failure) => {
                 self.note_failure(token, sink);
@@ -643,6 +652,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let (time, work) = match waiting {
             Waiting::Input { time, bytes, input, .. } => {
                 self.waiting_bytes -= bytes;
+                if let Some(mailbox) = &mut self.states[key.index()].mailbox {
+                    mailbox.bytes -= bytes;
+                }
                 (time, Work::Input(input))
             }
             Waiting::Notify { time } => {
@@ -758,7 +770,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
 
     /// Whether a run could begin now.
     fn can_begin(&self) -> bool {
-        self.runs.len() < self.limits.runs_in_flight && (!self.ready_keys.is_empty() || !self.backlog.is_empty())
+        self.runs.len() - self.parked < self.limits.runs_in_flight
+            && (!self.ready_keys.is_empty() || !self.backlog.is_empty())
     }
 
     /// Writes the least times at which work is open to `into` if they may have changed since last asked.

@@ -189,7 +189,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 };
                 if let Some(at) = past.journals.iter().position(its) {
                     active.digest = past.journals[at].digest;
-                    let given = behavior.restore_notes(&mut active.run, past.journals.swap_remove(at).run);
+                    let given =
+                        behavior.restore_notes(&active.head, &mut active.run, past.journals.swap_remove(at).run);
                     taken = std::mem::replace(&mut taken, Ok(())).and(given);
                 }
             }
@@ -311,7 +312,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             self.before_run(key, &at, sink);
         }
         let active = self.runs.get_mut(call.run).expect("it has calls");
-        if let Some(note) = self.behavior.note_end(&mut active.run, call, &result) {
+        if let Some(note) = self.behavior.note_end(self.now, &mut active.run, call, &result) {
             if self.carried.is_some() {
                 // Until the run hears of it, it is among its facts.
                 self.changed(key, &at);

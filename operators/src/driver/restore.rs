@@ -111,6 +111,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             if mailbox.run.is_none() && mailbox.waiting.is_empty() {
                 self.ready_keys.push_back(key);
             }
+            mailbox.bytes += bytes;
             mailbox.waiting.push_back(Waiting::Input { time, bytes, input, number: Some(n) });
             if let Some(carried) = &mut self.carried {
                 let persisted =
@@ -148,8 +149,17 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let deadline = self.deadline(head.token);
         // Whatever it notes from now on, has notes of before or not, is found by it.
         let digest = self.notes.as_ref().and_then(|_| self.behavior.run_digest(&run)).unwrap_or(0);
-        let active =
-            ActiveRun { head, time, started: self.now, run, digest, ready: true, calls: SmallVec::new(), deadline };
+        let active = ActiveRun {
+            head,
+            time,
+            started: self.now,
+            run,
+            digest,
+            ready: true,
+            calls: SmallVec::new(),
+            deadline,
+            parked: false,
+        };
         let token = self.runs.insert(active);
         self.states[head.key.index()].mailbox = Some(Box::new(Mailbox::new(Some(token))));
         self.ready_runs.push_back(token);

@@ -222,7 +222,7 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
         at
     }
 
-    /// Brings what [`Seal::changed`] looks at into the cache.
+    /// Brings what [`Seal::changed`] and [`Seal::older`] look at into the cache.
     pub(super) fn touch(&self, keys: &[KeyId]) {
         let changed = keys.iter().filter(|key| self.since.get(key.index()).is_some_and(|tag| *tag != CLEAN)).count();
         std::hint::black_box(changed);
@@ -268,6 +268,18 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
     pub(super) fn close(
         &mut self,
         mut write: impl FnMut(KeyId, &mut KeyWriter),
+        is_over: impl Fn(u64) -> bool,
+        each: &mut impl FnMut(Block<T>),
+    ) -> bool {
+        if self.unsealed.front().is_none_or(|unsealed| !is_over(unsealed.epoch)) {
+            return false;
+        }
+        self.close_over(&mut write, is_over, each)
+    }
+
+    fn close_over(
+        &mut self,
+        write: &mut impl FnMut(KeyId, &mut KeyWriter),
         is_over: impl Fn(u64) -> bool,
         each: &mut impl FnMut(Block<T>),
     ) -> bool {
@@ -426,13 +438,16 @@ impl<T: EpochTime, K: Key> Encoder<T, K> {
             *group = key_groups.of(&keys[id]);
         }
         let time = self.times.get(id).and_then(Option::as_ref).unwrap_or(&unsealed.first);
-        let notified = if self.notifications.is_empty() { None } else { self.notifications.remove(&key) };
+        // By reference: what was made just before would have to wait until it can be moved.
+        let notifications = &mut self.notifications;
         let encode = |bytes: &mut Vec<u8>| {
             let key = &keys[id];
             append(bytes, key).unwrap_or_else(|error| panic!("key {key:?} cannot be encoded: {error}"));
         };
         unsealed.writer.key(*group, time, encode, |facts| {
-            if let Some(notified) = notified {
+            if !notifications.is_empty()
+                && let Some(notified) = notifications.remove(&key)
+            {
                 put_notifications(notified, facts);
             }
             write(facts);

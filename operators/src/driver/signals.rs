@@ -79,9 +79,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     ) where
         K: Sink<T, E::Item, B::Tagged>,
     {
+        // Also after a failure, as with inputs: what was not processed stays open.
+        self.open.add(time, batch.len() as u64);
         if self.phase != Phase::Open {
-            // As with inputs: what was not processed stays open.
-            self.open.add(time, batch.len() as u64);
             return;
         }
         let ahead = self.epoch.is_some_and(|current| time.epoch() > current);
@@ -92,10 +92,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 self.admit();
             }
             if ahead {
-                self.open.add(time, 1);
                 self.signals.later.entry(time.epoch()).or_default().push((time.clone(), key, told));
             } else {
                 self.take_signal(time, key, told, sink);
+                self.open.remove(time, 1);
             }
         }
     }
@@ -149,6 +149,32 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         self.stats.cancelled += 1;
     }
 
+    /// A run is suspended: if it waits for a signal it counts for no limit, nor does what waits behind it, for they do not
+    /// end by themselves.
+    pub(super) fn park(&mut self, token: RunToken) {
+        let Some(active) = self.runs.get_mut(token) else { return };
+        if !active.ready && !active.parked && self.behavior.awaits_signal(&active.run) {
+            active.parked = true;
+            self.parked += 1;
+            if let Some(mailbox) = &mut self.states[active.head.key.index()].mailbox {
+                mailbox.parked = true;
+                self.waiting_bytes -= mailbox.bytes;
+            }
+        }
+    }
+
+    /// A run goes on.
+    #[inline]
+    pub(super) fn unpark(&mut self, token: RunToken) {
+        let Some(active) = self.runs.get_mut(token).filter(|active| active.parked) else { return };
+        active.parked = false;
+        self.parked -= 1;
+        if let Some(mailbox) = &mut self.states[active.head.key.index()].mailbox {
+            mailbox.parked = false;
+            self.waiting_bytes += mailbox.bytes;
+        }
+    }
+
     /// Gives up the inputs of a key whose epochs are current and whose runs have not begun.
     fn discard_waiting<K>(&mut self, key: KeyId, reason: &str, sink: &mut K)
     where
@@ -156,6 +182,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     {
         let mut given_up = Vec::new();
         if let Some(mailbox) = &mut self.states[key.index()].mailbox {
+            mailbox.bytes = 0;
             for waiting in std::mem::take(&mut mailbox.waiting) {
                 match waiting {
                     Waiting::Input { .. } => given_up.push(waiting),

@@ -17,7 +17,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     /// What is held.
     pub fn load(&self) -> Load {
         Load {
-            runs: self.runs.len(),
+            runs: self.runs.len() - self.parked,
             waiting_bytes: self.waiting_bytes,
             ahead_bytes: self.ahead_bytes,
             open_times: self.open.times(),

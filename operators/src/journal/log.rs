@@ -19,7 +19,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::{ActionStateStore, Marker, Note, Noted};
 use crate::checkpoint::LogPosition;
-use crate::checkpoint::{Bound, CheckpointStore, Error, JOURNAL, Log, Record, read_notes, retained, segment_name};
+use crate::checkpoint::{
+    Bound, CheckpointStore, Error, JOURNAL, Log, Record, read_notes, retained, segment_blobs, segment_name,
+};
 use crate::runtime;
 
 /// A journal beside the log of facts.
@@ -219,7 +221,11 @@ impl ActionStateStore for LogJournal {
         }
         let store = Arc::clone(&self.store);
         let remove = move || {
-            if let Err(error) = store.remove(&names) {
+            let mut all = names.clone();
+            for name in &names {
+                all.extend(segment_blobs(&*store, name).unwrap_or_default());
+            }
+            if let Err(error) = store.remove(&all) {
                 tracing::warn!(%error, "segments of the journal that are over cannot be removed");
             }
         };
@@ -299,6 +305,34 @@ mod tests {
         check(&(Arc::new(MemoryStore::new()) as _));
         let dir = tempfile::tempdir().unwrap();
         check(&(Arc::new(DirStore::open(dir.path().join("store")).unwrap()) as _));
+    }
+
+    #[test]
+    fn long_notes_are_files_beside_the_log_and_go_with_their_segment() {
+        let store = MemoryStore::new();
+        let checkpoints = Checkpoints::new(Arc::new(store.clone())).take_over(true);
+        let journal = checkpoints.claim("job").unwrap().journal(Control::detached()).unwrap();
+        for n in 0..3u8 {
+            let bytes = vec![n; if n == 1 { 1 << 20 } else { 10 }];
+            journal.put(Note { component: 0, group: 0, epoch: 1, key: vec![1], bytes }, Box::new(|| {}));
+        }
+        journal.close();
+        let lengths = |name: &str| store.list(name).unwrap().iter().map(|(_, length)| *length).collect::<Vec<_>>();
+        assert_eq!(lengths("blob"), [1 << 20]);
+        assert!(lengths("log")[0] < 1 << 10);
+        let opened = checkpoints.claim("job").unwrap();
+        let next = opened.journal(Control::detached()).unwrap();
+        let mut seen = Vec::new();
+        next.rebuild(&opened.opening().marker(), 0, 0..8, &mut |note| seen.push(note.bytes.len())).unwrap();
+        assert_eq!(seen, [10, 1 << 20, 10]);
+        next.prune(Some(2));
+        for _ in 0..2_000 {
+            if lengths("blob").is_empty() {
+                break;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(10));
+        }
+        assert!(lengths("blob").is_empty());
     }
 
     #[test]

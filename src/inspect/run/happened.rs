@@ -65,10 +65,10 @@ pub(super) fn of_entries(entries: &[&[u8]], into: &mut Happenings) -> Result<(),
             }
             Entry::Step { task, writes, sent, over } => Happened::Step { task, writes, sent, over },
             Entry::Again { task, deadline, .. } => Happened::Again { task, deadline },
-            Entry::Given { task, end } => Happened::Ended { task, end },
+            Entry::Given { task, end, .. } => Happened::Ended { task, end },
             Entry::Left { task, ordinal } => Happened::Left { task, ordinal },
             Entry::Action { name, version } => Happened::Action { name, version },
-            Entry::Dropped { .. } => continue,
+            Entry::Dropped { .. } | Entry::Returned { .. } => continue,
         });
     }
     Ok(())
@@ -85,7 +85,7 @@ pub(super) fn of_notes(bodies: Vec<Body>, into: &mut Happenings) {
     }
     for body in &bodies {
         for note in &body.notes {
-            if let Note::Given { task, end } = note {
+            if let Note::Given { task, end, .. } = note {
                 given.insert((*task, end.ordinal), end.clone());
             }
         }
@@ -114,9 +114,17 @@ pub(super) fn of_notes(bodies: Vec<Body>, into: &mut Happenings) {
                     let noted = noted.into_iter().map(|ordinal| given.get(&(task, ordinal)).cloned().ok_or(ordinal));
                     Happened::Turn { task, now, given: noted.chain(its.into_iter().map(Ok)).collect() }
                 }
-                Note::Given { task, end } => Happened::Ended { task, end },
+                Note::Given { task, end, .. } => Happened::Ended { task, end },
                 Note::Left { task, ordinal } => Happened::Left { task, ordinal },
                 Note::Failed { task } => Happened::Failed { task },
+                Note::Action { name, version } => {
+                    let known =
+                        |happened: &Happened| matches!(happened, Happened::Action { name: of, .. } if *of == name);
+                    if into.all.iter().any(known) {
+                        continue;
+                    }
+                    Happened::Action { name, version }
+                }
             };
             into.all.push(happened);
         }

@@ -304,7 +304,7 @@ impl OfAttempt {
 impl Wait {
     fn name(&mut self, end: &End) {
         let asked = &end.asked;
-        if let Some(signal) = asked.of_signal() {
+        if let Some(signal) = asked.is_signal() {
             (self.kind, self.name) = (Some("signal"), Some(signal.to_owned()));
         } else if asked.name.is_empty() && !asked.is_durable() {
             self.kind = Some("sleep");
@@ -319,7 +319,7 @@ impl Wait {
 
 /// What a wait came to.
 fn result(end: &End) -> Value {
-    if end.asked.of_signal().is_some() {
+    if end.asked.is_signal().is_some() {
         return match Gave::of(journal::result(end.given.clone())) {
             Gave::Signal(payload) => {
                 json!({"signal": serde_json::from_slice(&payload).unwrap_or_else(|_| Value::String(hex(&payload)))})
