@@ -85,8 +85,8 @@ type Facts = BTreeMap<What, (u32, Vec<u8>)>;
 /// Runs what `plan`'s agent has not finished in the newest checkpoint, and in notes behind it, up to where its journals end;
 /// all keys, or one as it shows. `T` is the type of the dataflow's times and `K` that of the keys, as in the job.
 ///
-/// Runs that are over are not replayed, for neither their input nor the memory that they found is kept; inputs that wait do
-/// not begin. What a run put out before its journal ends is not compared. The agent's `on_open` is called for each run.
+/// These are runs of agents that carry. Others, and runs that are over, are not replayed, for neither their input nor the
+/// memory that they found is kept; inputs that wait do not begin. What a run put out before its journal ends is not compared. The agent's `on_open` is called for each run.
 ///
 /// # Errors
 /// There is no such agent or key, or no checkpoint; the plan or the types are others than the checkpoint's.

@@ -17,7 +17,8 @@ pub(crate) const COMMAND: Command = Command {
     brief: "Replays unfinished runs against a program, makes no call, and prints what differs",
     about: "This tool does not know your program: it starts it with --replay DIR, which programs have that say so (see\n\
             `Arguments::replay`). Each run goes the way of its journal, with the results that its calls had, up to its first\n\
-            call without one; where name or arguments of a call are others, that is said. Runs that are over are not replayed.\n\
+            call without one; where name or arguments of a call are others, that is said. Runs that are over, or not in\n\
+            a checkpoint, are not replayed.\n\
             The exit code is 1 if a run differs.",
     options: |options| {
         options.optopt("", "program", "the program, as it would be started", "PATH");
