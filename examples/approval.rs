@@ -162,16 +162,20 @@ fn main() -> ExitCode {
         .option("policy-latency", "MS", "how long the policy takes (default 2)")
         .option("policy-ledger", "FILE", "where the policy notes what it is asked");
     program.main(|arguments| {
-        let (true, Some(output)) = (arguments.has_checkpoints(), arguments.value("output")) else {
+        let output = arguments.value("output");
+        if !arguments.replays() && (!arguments.has_checkpoints() || output.is_none()) {
             return Err(Failure::usage(
                 "give --checkpoints and --output: decisions are kept where they cannot be lost",
             ));
-        };
+        }
+        let output = output.unwrap_or_default();
         let latency = Duration::from_millis(arguments.parsed("policy-latency")?.unwrap_or(2));
         let ledger = arguments.value("policy-ledger");
         let plan = plan(Rules::new(latency, ledger.as_deref().map(Path::new))?)?;
+        // With --replay: what expenses that are not decided would do with the rules as they are now.
+        arguments.replay::<u64, u64, _, _>(&plan)?;
         let decisions = DurableInput::ticking(1000, Duration::from_millis(50));
-        if arguments.config().process == 0 {
+        if arguments.config().process == 0 && !arguments.replays() {
             let decisions = decisions.clone();
             thread::spawn(move || read_decisions(&decisions));
         }

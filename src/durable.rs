@@ -129,6 +129,30 @@ impl Process {
     }
 }
 
+impl<I: Input, O: 'static> Plan<I, O> {
+    /// What a checkpoint says of the agent; its number is given later.
+    pub(crate) fn component<T: EpochTime, K: Key>(&self) -> Component {
+        let program = &self.0.program;
+        let slots = program.slots.iter().filter(|slot| !slot.sensory);
+        let mut parts: Vec<Part> = slots
+            .map(|slot| Part { name: slot.name.clone(), id: slot_id(&slot.name), format: (slot.format)().to_text() })
+            .collect();
+        parts.push(Part { name: INPUT.to_owned(), id: 0, format: Format::of::<I>().to_text() });
+        // Events are stored with unfinished runs only.
+        let events = program.events.iter().filter(|event| program.carry && event.name != names::INPUT);
+        let events = events.filter_map(|event| Some((event.name.clone(), (event.codec?.format)())));
+        let actions = program.actions.iter().map(|action| action.name.clone()).collect();
+        Component {
+            number: 0,
+            name: self.name().to_owned(),
+            kind: ComponentKind::Agent,
+            key: Format::of::<K>().to_text(),
+            parts,
+            description: Description::encode::<T>(events.collect(), actions),
+        }
+    }
+}
+
 /// What an operator whose state is durable needs.
 pub(crate) struct Registered {
     pub(crate) number: u32,
@@ -279,23 +303,7 @@ impl Durable {
         &self,
         plan: &Plan<I, O>,
     ) -> Result<(Registered, Journal), Failure> {
-        let slots = plan.0.program.slots.iter().filter(|slot| !slot.sensory);
-        let mut parts: Vec<Part> = slots
-            .map(|slot| Part { name: slot.name.clone(), id: slot_id(&slot.name), format: (slot.format)().to_text() })
-            .collect();
-        parts.push(Part { name: INPUT.to_owned(), id: 0, format: Format::of::<I>().to_text() });
-        // Events are stored with unfinished runs only.
-        let events = plan.0.program.events.iter().filter(|event| plan.0.program.carry && event.name != names::INPUT);
-        let events = events.filter_map(|event| Some((event.name.clone(), (event.codec?.format)())));
-        let actions = plan.0.program.actions.iter().map(|action| action.name.clone()).collect();
-        let registered = self.register(Component {
-            number: 0,
-            name: plan.name().to_owned(),
-            kind: ComponentKind::Agent,
-            key: Format::of::<K>().to_text(),
-            parts,
-            description: Description::encode::<T>(events.collect(), actions),
-        })?;
+        let registered = self.register(plan.component::<T, K>())?;
         let journal = self.journal(registered.number)?;
         Ok((registered, journal))
     }

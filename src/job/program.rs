@@ -9,13 +9,19 @@ use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use timely::worker::Worker;
-use timely_agents_operators::checkpoint::Checkpoints;
+use timely_agents_operators::checkpoint::{Checkpoints, DirStore};
 use timely_agents_operators::cluster::{ClusterConfig, Failure, FailureKind, usage_failure};
+use timely_agents_operators::keys::Key;
 use timely_agents_operators::runtime::{self, RuntimeOptions};
+use timely_agents_operators::time::EpochTime;
 
 use super::{Job, execute_with};
+use crate::agent::Input;
+use crate::inspect;
+use crate::plan::Plan;
 
 /// The options of the runtime for calls.
 const ASYNC: &str = "async-threads";
@@ -25,6 +31,10 @@ const BLOCKING: &str = "blocking-threads";
 const CHECKPOINTS: &str = "checkpoints";
 const TAKE_OVER: &str = "take-over";
 const RETAIN: &str = "retain-journals";
+/// The options of a replay.
+const REPLAY: &str = "replay";
+const REPLAY_AGENT: &str = "replay-agent";
+const REPLAY_KEY: &str = "replay-key";
 
 /// A program with options of its own.
 ///
@@ -86,7 +96,9 @@ impl Program {
             assert!(!names.contains(&name), "the option --{name} is the runtime's");
             options.optopt("", name, &format!("{what} (default {default})"), "NUM");
         }
-        assert!(!names.contains(&CHECKPOINTS), "the option --{CHECKPOINTS} is the job's");
+        for name in [CHECKPOINTS, TAKE_OVER, RETAIN, REPLAY, REPLAY_AGENT, REPLAY_KEY] {
+            assert!(!names.contains(&name), "the option --{name} is the job's");
+        }
         options.optopt(
             "",
             CHECKPOINTS,
@@ -95,6 +107,11 @@ impl Program {
         );
         options.optflag("", TAKE_OVER, "shut out a run that still holds the checkpoints");
         options.optopt("", RETAIN, "keep journals of calls for NUM epochs beyond their commit (default 0)", "NUM");
+        let what =
+            "replay unfinished runs of these checkpoints against this program, make no call, and print what differs";
+        options.optopt("", REPLAY, what, "DIR");
+        options.optopt("", REPLAY_AGENT, "only those of this agent", "NAME");
+        options.optopt("", REPLAY_KEY, "only that of this key, as it shows", "KEY");
         options.optflag("", "help", "print this");
         options
     }
@@ -117,7 +134,7 @@ impl Program {
         }
         let mut config = ClusterConfig::from_matches(&matches)?;
         config.job.clone_from(&self.name);
-        let arguments = Arguments { matches, config };
+        let arguments = Arguments { matches, config, replayed: Mutex::default() };
         arguments.runtime()?;
         Ok(Some(arguments))
     }
@@ -151,6 +168,15 @@ impl Program {
 pub struct Arguments {
     matches: getopts::Matches,
     config: ClusterConfig,
+    replayed: Mutex<Replays>,
+}
+
+/// Which agents were replayed.
+#[derive(Default)]
+struct Replays {
+    agents: usize,
+    runs: usize,
+    differ: usize,
 }
 
 impl Arguments {
@@ -188,7 +214,69 @@ impl Arguments {
         })
     }
 
-    /// Runs the job, see [`execute`](crate::execute).
+    /// With `--replay DIR`, replays the unfinished runs of an agent against `plan` and prints a line for each, see
+    /// [`inspect::replay`](crate::inspect::replay); without, it does nothing. Comes before [`Arguments::execute`], for each
+    /// agent whose runs can be replayed.
+    ///
+    /// ```
+    /// use timely_agents::Program;
+    /// use timely_agents::prelude::*;
+    ///
+    /// let mut agent = Agent::<(String, u32), u32>::new("orders");
+    /// agent.on_input("take", |(_, n): &(String, u32), ctx| {
+    ///     ctx.output(*n);
+    ///     Ok(())
+    /// });
+    /// let plan = agent.build()?;
+    /// let arguments = Program::new("shop").parse(["-w", "2"])?.expect("no --help");
+    /// // Times of type `u64`, keys of type `String`.
+    /// arguments.replay::<u64, String, _, _>(&plan)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As `inspect::replay`.
+    pub fn replay<T: EpochTime, K: Key, I: Input, O: 'static>(&self, plan: &Plan<I, O>) -> Result<(), Failure> {
+        let Some(dir) = self.matches.opt_str(REPLAY) else { return Ok(()) };
+        if self.matches.opt_str(REPLAY_AGENT).is_some_and(|name| name != plan.name()) {
+            return Ok(());
+        }
+        let store = DirStore::existing(&dir)
+            .map_err(|error| Failure::data(format!("--{REPLAY} {dir}: no checkpoints can be read there: {error}")))?;
+        let runs = inspect::replay::<T, K, I, O>(plan, &store, self.matches.opt_str(REPLAY_KEY).as_deref())?;
+        for run in &runs {
+            println!("agent {}, {run}", plan.name());
+        }
+        let mut replayed = self.replayed.lock().unwrap_or_else(PoisonError::into_inner);
+        replayed.agents += 1;
+        replayed.runs += runs.len();
+        replayed.differ += runs.iter().filter(|run| run.outcome != inspect::Outcome::Same).count();
+        Ok(())
+    }
+
+    /// Whether the command line asks for a replay: the job is not run then.
+    pub fn replays(&self) -> bool {
+        self.matches.opt_present(REPLAY)
+    }
+
+    /// What a replay has come to; nothing if none was asked for.
+    fn end_of_replay(&self) -> Option<Result<(), Failure>> {
+        self.matches.opt_str(REPLAY)?;
+        let Replays { agents, runs, differ } = *self.replayed.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(match (agents, differ) {
+            (0, _) => {
+                let of = self.matches.opt_str(REPLAY_AGENT).map_or_else(String::new, |name| format!(" {name:?}"));
+                Err(Failure::usage(format!("--{REPLAY}: this program replays no agent{of}: it says which by `replay`")))
+            }
+            (_, 0) => {
+                println!("{runs} unfinished runs, and none differs");
+                Ok(())
+            }
+            (_, differ) => Err(Failure::data(format!("{differ} of {runs} unfinished runs differ with this program"))),
+        })
+    }
+
+    /// Runs the job, see [`execute`](crate::execute). After a replay ([`Arguments::replay`]) nothing is run.
     ///
     /// # Errors
     /// As [`execute`](crate::execute).
@@ -197,6 +285,9 @@ impl Arguments {
         R: Send + 'static,
         F: Fn(&mut Worker, &Job) -> Result<R, Failure> + Send + Sync + 'static,
     {
+        if let Some(replayed) = self.end_of_replay() {
+            return replayed.map(|()| Vec::new());
+        }
         let options = self.runtime()?;
         if options != RuntimeOptions::default() {
             runtime::configure(options).map_err(|error| Failure::usage(format!("the threads for calls: {error}")))?;

@@ -475,6 +475,20 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
         events.into_iter().map(|(_, event)| event).collect()
     }
 
+    /// How often a run has left its journal.
+    pub(crate) fn diverged(&mut self) -> u64 {
+        self.driver.behavior().core().map_or(0, |core| core.diverged.get())
+    }
+
+    /// Why runs have become dead letters.
+    pub(crate) fn dead_letter_reasons(&mut self) -> Vec<String> {
+        let reason = |item: &Tagged| match item {
+            Tagged::Dead(letter) => Some(letter.error.clone()),
+            _ => None,
+        };
+        self.take_tagged(reason).into_iter().map(|(_, reason)| reason).collect()
+    }
+
     fn take_tagged<V>(&mut self, pick: impl Fn(&Tagged) -> Option<V>) -> Vec<(T, V)> {
         let mut picked = Vec::new();
         self.rim.tagged.retain(|(time, item)| match pick(item) {

@@ -1,4 +1,5 @@
-//! Journals of runs: of one that is not over, of those that are and are retained, and of those that are not.
+//! Journals of runs: of one that is not over, of those that are and are retained, and of those that are not; runs that are
+//! not over against other programs.
 
 use std::fs;
 use std::future::pending;
@@ -12,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use timely_agents::cluster::{ClusterConfig, Failure, FailureKind};
+use timely_agents::inspect::{self, Outcome as Replay};
 use timely_agents::prelude::*;
-use timely_agents::{Plan, execute_with};
-use timely_agents_operators::checkpoint::Checkpoints;
+use timely_agents::{Plan, Program, execute_with};
+use timely_agents_operators::checkpoint::{Checkpoints, DirStore};
 use timely_agents_operators::cluster::Control;
 
 use crate::support::{self, checkpoint, eventually, files, run};
@@ -42,6 +44,11 @@ impl Event for Approval {
 /// Asks for a price twice, hands it on, and asks a person, or, where it does not carry, an oracle that is `slow` to answer;
 /// orders of nothing ask for nothing.
 fn plan(carry: bool, slow: bool) -> Plan<Order, u32> {
+    plan_of(carry, slow, "an order", "approval")
+}
+
+/// The same with other words for what is to be described; it asks a clerk before the person, if that is who decides.
+fn plan_of(carry: bool, slow: bool, what: &'static str, decides: &'static str) -> Plan<Order, u32> {
     let mut agent = Agent::<Order, u32>::new("orders");
     if carry {
         agent.carry();
@@ -63,7 +70,10 @@ fn plan(carry: bool, slow: bool) -> Plan<Order, u32> {
             .await?;
         ctx.send(Priced { price: price.map_err(timely_agents::Error::new)? });
         ctx.flush().await;
-        let text = ctx.durable("describe", ("an order", *amount), async |(text, _)| format!("{text} of shop")).await?;
+        let text = ctx.durable("describe", (what, *amount), async |(text, _)| format!("{text} of shop")).await?;
+        if decides == "clerk" {
+            ctx.durable("clerk", (), async |()| ()).await?;
+        }
         if carry {
             ctx.wait_for::<Approval>("approval").await?;
         } else {
@@ -282,4 +292,54 @@ fn a_start_without_the_setting_lets_journals_go() {
     assert_eq!(parsed(place.path(), &[])["sequence"], 1);
     let place = finished(place.path(), false, 0, &[7]);
     journal(place.path(), &["--sequence", "1"]).assert_refused(1, &["run 1", "--retain-journals"]);
+}
+
+#[test]
+fn unfinished_runs_are_replayed_against_the_program_at_hand() {
+    let place = tempfile::tempdir().expect("a directory");
+    at_work(place.path(), (true, true), 0, &[0, 0, 7], || {
+        let outcome = journal(place.path(), &["--json"]);
+        let has = |part: &str| outcome.stdout.contains(part);
+        (has("an order of shop") && has("\"carrier\"") && has("\"unfinished\"")).then_some(())
+    });
+    let place = still(place.path());
+    let before = files(place.path());
+    let store = DirStore::existing(place.path()).expect("a directory");
+    let replayed = |plan: &Plan<Order, u32>, key: Option<&str>| {
+        let mut runs = inspect::replay::<u64, String, _, _>(plan, &store, key).expect("it can be replayed");
+        assert_eq!(runs.len(), 1, "{runs:?}");
+        runs.remove(0)
+    };
+    let same = replayed(&plan(true, true), None);
+    assert_eq!((&same.key, same.sequence, &same.outcome), (&json!("a"), 3, &Replay::Same), "{same}");
+    assert_eq!((same.calls.len(), same.outputs, same.over), (0, 0, false), "{same}");
+
+    let prompt = replayed(&plan_of(true, true, "the order", "approval"), Some("a"));
+    let Replay::Differs(why) = &prompt.outcome else { panic!("{prompt}") };
+    for part in ["run 3", "\"take\"", "wait 1", "\"describe\"", "number 0"] {
+        assert!(why.contains(part), "no {part:?}: {why}");
+    }
+    let rule = replayed(&plan_of(true, true, "an order", "clerk"), None);
+    assert_eq!((&rule.outcome, &rule.calls[..]), (&Replay::Same, &["clerk".to_owned()][..]), "a new call: {rule}");
+
+    let unknown = inspect::replay::<u64, String, _, _>(&plan(true, true), &store, Some("b")).expect_err("no key b");
+    assert!(unknown.to_string().contains("no key b"), "{unknown}");
+    let other = inspect::replay::<u64, u32, _, _>(&plan(true, true), &store, None).expect_err("other keys");
+    assert!(other.to_string().contains("keys"), "{other}");
+    assert!(files(place.path()) == before, "nothing is changed");
+
+    let dir = place.path().to_str().expect("UTF-8");
+    let arguments = Program::new("orders").parse(["--replay", dir]).expect("options").expect("no help");
+    let nothing = arguments.execute(|_, _| Ok(())).expect_err("no agent is replayed");
+    assert!(nothing.to_string().contains("replays no agent"), "{nothing}");
+    arguments.replay::<u64, String, _, _>(&plan(true, true)).expect("it can be replayed");
+    assert_eq!(arguments.execute(|_, _| Ok(())), Ok(Vec::new()), "the job is not run");
+    arguments.replay::<u64, String, _, _>(&plan_of(true, true, "the order", "approval")).expect("it can be replayed");
+    let differs = arguments.execute(|_, _| Ok(())).expect_err("it differs");
+    assert!(differs.to_string().contains("1 of 2"), "{differs}");
+
+    run(&["replay", dir]).assert_refused(2, &["--program"]);
+    run(&["replay", dir, "--program", "no-such-program"]).assert_refused(1, &["no-such-program"]);
+    let told = run(&["replay", dir, "--program", "echo", "--agent", "orders", "--key", "a"]);
+    assert_eq!(told.lines(), [format!("--replay {dir} --replay-agent orders --replay-key a")]);
 }

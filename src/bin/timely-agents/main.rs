@@ -16,6 +16,7 @@ mod ending;
 mod gc;
 mod list;
 mod output;
+mod replay;
 mod run;
 mod show;
 mod verify;
@@ -33,7 +34,7 @@ use crate::ending::{Ending, Report};
 /// What can be done with the checkpoints of a job.
 const COMMANDS: [Command; 5] = [list::COMMAND, show::COMMAND, verify::COMMAND, compact::COMMAND, gc::COMMAND];
 /// What can be done with its runs.
-const RUNS: [Command; 1] = [run::COMMAND];
+const RUNS: [Command; 2] = [run::COMMAND, replay::COMMAND];
 
 fn main() -> ExitCode {
     quiet::install();

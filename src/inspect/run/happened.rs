@@ -17,8 +17,8 @@ pub(super) enum Happened {
     Again { task: Name, deadline: u64 },
     /// A call was about to leave.
     Left { task: Name, ordinal: u64 },
-    /// A call ended.
-    Ended { task: Name, end: End },
+    /// A call ended, by this clock.
+    Ended { task: Name, end: End, at: u64 },
     /// A task failed, and the job with it.
     Failed { task: Name },
     /// An action took its first turn.
@@ -65,7 +65,7 @@ pub(super) fn of_entries(entries: &[&[u8]], into: &mut Happenings) -> Result<(),
             }
             Entry::Step { task, writes, sent, over } => Happened::Step { task, writes, sent, over },
             Entry::Again { task, deadline, .. } => Happened::Again { task, deadline },
-            Entry::Given { task, end, .. } => Happened::Ended { task, end },
+            Entry::Given { task, end, at } => Happened::Ended { task, end, at },
             Entry::Left { task, ordinal } => Happened::Left { task, ordinal },
             Entry::Action { name, version } => Happened::Action { name, version },
             Entry::Dropped { .. } | Entry::Returned { .. } => continue,
@@ -79,7 +79,7 @@ pub(super) fn of_notes(bodies: Vec<Body>, into: &mut Happenings) {
     let of_facts = into.turns;
     let mut given: BTreeMap<(Name, u64), End> = BTreeMap::new();
     for happened in &into.all {
-        if let Happened::Ended { task, end } = happened {
+        if let Happened::Ended { task, end, .. } = happened {
             given.insert((*task, end.ordinal), end.clone());
         }
     }
@@ -114,7 +114,7 @@ pub(super) fn of_notes(bodies: Vec<Body>, into: &mut Happenings) {
                     let noted = noted.into_iter().map(|ordinal| given.get(&(task, ordinal)).cloned().ok_or(ordinal));
                     Happened::Turn { task, now, given: noted.chain(its.into_iter().map(Ok)).collect() }
                 }
-                Note::Given { task, end, .. } => Happened::Ended { task, end },
+                Note::Given { task, end, at } => Happened::Ended { task, end, at },
                 Note::Left { task, ordinal } => Happened::Left { task, ordinal },
                 Note::Failed { task } => Happened::Failed { task },
                 Note::Action { name, version } => {

@@ -47,6 +47,11 @@ impl StoredNotes {
         checkpoint::notes(store, &mut |note| notes.push(note))?;
         Ok(StoredNotes(notes))
     }
+
+    /// Those of a key.
+    pub(super) fn of(&self, component: u32, key: &[u8]) -> Vec<StoredNote> {
+        self.0.iter().filter(|note| note.component == component && note.key == key).cloned().collect()
+    }
 }
 
 /// What is known of a run; it is shown by being displayed or serialized.

@@ -102,7 +102,10 @@ pub struct Try {
     pub asked: Option<u64>,
     /// The clock of the turn that was given the end; nothing if that has not been, or is not known.
     pub given: Option<u64>,
-    /// Between the two, in microseconds.
+    /// The clock when its end was noted, if that was before the turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<u64>,
+    /// From being asked to its end being given, or noted if no turn is known that was given it, in microseconds.
     pub took: Option<u64>,
     /// What it came to; nothing if that is not known.
     pub result: Option<Value>,
@@ -260,8 +263,9 @@ impl OfAttempt {
                 // It left in the turn before.
                 made.asked = made.asked.or_else(|| Some(shown.began?.saturating_add(shown.took?)));
             }
-            Happened::Ended { end, .. } => {
-                let (_, known) = self.tries.entry(place_of(end.ordinal)).or_default();
+            Happened::Ended { end, at, .. } => {
+                let (made, known) = self.tries.entry(place_of(end.ordinal)).or_default();
+                made.ended = Some(at);
                 *known = Some(end);
             }
             Happened::Failed { .. } => self.failed = true,
@@ -284,7 +288,7 @@ impl OfAttempt {
                 made.asked = Some(end.began);
                 made.result = Some(result(end));
             }
-            made.took = made.asked.zip(made.given).map(|(asked, given)| given.saturating_sub(asked));
+            made.took = made.asked.zip(made.given.or(made.ended)).map(|(asked, end)| end.saturating_sub(asked));
             let waits = &mut self.shown.waits;
             if waits.last().is_none_or(|wait| wait.wait != place) {
                 let (kind, name, digest, arguments) = (None, None, None, None);
