@@ -175,9 +175,9 @@ fn first_start(plan: &Plan<Pair, String>, at: At) -> Vec<Note> {
     let begun = test.notes().len();
     let id = test.calls()[0].id;
     if at == Failed {
-        test.fail(id, down())
+        test.fail(id, down());
     } else {
-        test.complete(id)
+        test.complete(id);
     }
     test.run();
     assert_eq!(values(&mut test), [] as [&str; 0], "nobody hears of what is not durable");

@@ -81,7 +81,7 @@ async fn hang(ask: Ask) -> u64 {
 }
 
 /// Finds the call in the ledger.
-async fn find(ask: Ask) -> Reconciled<u64> {
+fn find(ask: &Ask) -> Reconciled<u64> {
     let path = programs::variant("CRASH_LEDGER").unwrap_or_default();
     let entries = ledger::read::<Entry>(&path);
     let of_it = |entry: &&Entry| entry.made && entry.what == "hang" && (entry.key, entry.n) == (ask.key, ask.n);
@@ -124,7 +124,7 @@ fn plan() -> Result<Plan<Ask, String>, Failure> {
         ctx.send(Told { ask: ask.clone(), what: "late".into() });
         let stumbled = ctx.durable("stumble", ask.clone(), stumble).await??;
         let last = ctx.durable("hang", ask.clone(), hang);
-        let last = if reconciled { last.reconcile(|ask, _| find(ask)).await? } else { last.await? };
+        let last = if reconciled { last.reconcile(|ask, _| async move { find(&ask) }).await? } else { last.await? };
         // Another attempt has counted what the first one flushed.
         let run = ctx.get(seen).unwrap_or(0);
         ctx.output(format!("{} {} ask {run} {value} {unit:?} {none:?} {refused} {stumbled} {last}", ask.key, ask.n));
@@ -233,7 +233,7 @@ impl Asking {
             let done = ["told", "heard early"].map(|what| self.passed(self.life, 0, what) as u64);
             hanging == KEYS && done == [KEYS; 2]
         });
-        let all = expected(0..1, BEFORE.iter().chain(&["hang"]));
+        let all = expected(0..1, &[&BEFORE[..], &["hang"]].concat());
         assert_eq!(self.made(self.life), all, "each call once");
         cluster
     }
@@ -269,21 +269,18 @@ impl Asking {
 }
 
 /// These calls of the runs of all keys, in the order of the alphabet.
-fn expected<'a>(
-    runs: std::ops::Range<u64>,
-    names: impl Iterator<Item = &'a &'a str> + Clone,
-) -> Vec<(u64, u64, String)> {
+fn expected(runs: std::ops::Range<u64>, names: &[&str]) -> Vec<(u64, u64, String)> {
     let runs = (0..KEYS).flat_map(|key| runs.clone().map(move |n| (key, n)));
-    let mut all: Vec<_> =
-        runs.flat_map(|(key, n)| names.clone().map(move |name| (key, n, (*name).to_owned()))).collect();
+    let of_run = |(key, n)| names.iter().map(move |name| (key, n, (*name).to_owned()));
+    let mut all: Vec<_> = runs.flat_map(of_run).collect();
     all.sort_unstable();
     all
 }
 
 /// What the life after a kill has to ask for: the rest of the first runs, and all of the second ones.
 fn rest(first: &[&str]) -> Vec<(u64, u64, String)> {
-    let mut all = expected(0..1, first.iter());
-    all.extend(expected(1..2, BEFORE.iter().chain(&["hang", "late"])));
+    let mut all = expected(0..1, first);
+    all.extend(expected(1..2, &[&BEFORE[..], &["hang", "late"]].concat()));
     all.sort_unstable();
     all
 }
