@@ -207,7 +207,8 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let queue = core.queue.clone();
         let TaskStart { action, event, path, attempt, flushed, memo } = start;
         let failed = run.noting.as_ref().is_some_and(|noting| noting.has_failed(Name { path, attempt }));
-        let again = matches!(core.program.action(action).options.policy, Policy::Retry(_)) || failed;
+        // A later attempt keeps what earlier ones were given, whatever it is made for.
+        let again = matches!(core.program.action(action).options.policy, Policy::Retry(_)) || failed || attempt > 1;
         run.place(|index| {
             let fired = TaskWaker::new(queue, head.token, index);
             Task {

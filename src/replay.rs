@@ -25,7 +25,7 @@ use crate::core::{Core, Marks, TaskCell, next};
 use crate::event::Payload;
 use crate::journal::{self, Asked, Beginning, End, Entry, Name, Recorded};
 use crate::notes::Noting;
-use crate::policy::Divergence;
+use crate::policy::{Divergence, Policy};
 use crate::run::{Run, Task, TaskStart};
 
 /// Where a run has left its journal: at which entry, if not before the first.
@@ -185,7 +185,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                     place.insert(Known { action, event, index: None });
                 }
                 if way.over.contains(&task) {
-                    way.memos.entry(task.path).or_default().take(given);
+                    let memo = way.memos.entry(task.path).or_default();
+                    memo.mark();
+                    memo.take(given);
                     return Ok(());
                 }
                 let known = way.tasks.get_mut(&task.path).ok_or("a task without a start")?;
@@ -230,10 +232,19 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                     self.replay_step(run, writes, sent)?;
                 }
             }
-            // The next attempt is over as well: its steps stand in the journal.
-            Entry::Again { task, .. } if way.over.contains(&Name { attempt: task.attempt + 1, ..task }) => {}
             Entry::Again { task, flushed, deadline } => {
                 let known = way.tasks.get_mut(&task.path).ok_or("a task starts again that did not start")?;
+                let policy = &self.plan.program.action(known.action).options.policy;
+                if !matches!(policy, Policy::Retry(retry) if task.attempt < retry.attempts)
+                    && let Some(memo) = way.memos.get_mut(&task.path)
+                {
+                    // It had stopped the job.
+                    memo.forget_last_turn();
+                }
+                if way.over.contains(&Name { attempt: task.attempt + 1, ..task }) {
+                    // The next attempt is over as well: its steps stand in the journal.
+                    return Ok(());
+                }
                 let event = Rc::clone(&known.event);
                 let memo = way.memos.remove(&task.path).unwrap_or_default();
                 let start =

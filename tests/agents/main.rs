@@ -10,6 +10,7 @@ mod calls;
 mod cancel;
 mod carry;
 mod collections;
+mod decision_table;
 mod defects;
 mod determinism;
 mod divergence;

@@ -6,7 +6,7 @@
 //! - After a kill at any failpoint, or at any moment, also while recovering, the job goes on in another shape and comes to
 //!   the very output of a run without a crash (rules D4, D5, D6); so it does under Carry (S5, `carry`), with transactional
 //!   sinks, collections and snapshots (`sums`).
-//! - A call whose result is known is not made again (D7, D8, `tools`).
+//! - A call whose result is known is not made again (D7, D8, `tools`), whatever it is and whoever asked (`defects`).
 //! - SIGTERM stops in order (`stops`); of two runs only the later one has any effect (D9, `fences`).
 //! - What does not fit or cannot be read is refused, and nothing is lost by it; failing disks end the job (`fits`).
 //!
@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod carry;
+mod defects;
 mod faults;
 mod fences;
 mod fits;
