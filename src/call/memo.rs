@@ -36,9 +36,14 @@ impl Memo {
         self.marked = self.values.len();
     }
 
-    /// What it was given at its last turn is not remembered: it may be why it failed.
+    /// What it was given at its last turn is not remembered: it may be why it failed. If that was nothing, it may be any
+    /// other.
     pub(crate) fn forget_last_turn(&mut self) {
-        self.values.truncate(self.marked);
+        if self.values.len() > self.marked {
+            self.values.truncate(self.marked);
+        } else {
+            self.values.clear();
+        }
     }
 
     /// Takes note of what calls were given by the journal's account.

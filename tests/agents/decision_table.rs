@@ -6,11 +6,12 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use timely_agents::testing::Harness;
-use timely_agents::{Agent, CallFailure, Divergence, Plan, Reconciled};
+use timely_agents::{Agent, CallFailure, Divergence, Error, Plan, Reconciled};
 use timely_agents_operators::journal::Note;
 
 use self::At::{Begun, Failed, Heard, Noted, Nowhere};
@@ -286,4 +287,31 @@ fn lenient_run_keeps_what_came_before_the_difference_and_asks_for_the_rest_again
         let (test, values) = next_start(&plan, &notes);
         assert_eq!((test.notes().len(), values), (made, vec!["over".to_owned()]), "a note for each call");
     }
+}
+
+#[test]
+fn failure_that_an_action_meets_a_turn_later_is_asked_for_again_at_the_next_start() {
+    let mut agent = Agent::<Pair, String>::new("asking");
+    agent.on_input_async("ask", async |(_, i), ctx| {
+        let found = ctx.durable("ask", *i, async |_| Err::<u32, _>("refused".to_owned())).await?;
+        ctx.sleep(Duration::from_secs(1)).await;
+        ctx.output(found.map_err(Error::new)?.to_string());
+        Ok(())
+    });
+    let plan = agent.build().unwrap();
+    let (mut test, _) = next_start(&plan, &[]);
+    test.pass(Duration::from_secs(1));
+    assert_eq!(test.failure().unwrap().message, "refused");
+    let notes = test.notes().to_vec();
+    let test: Test<String> = Harness::new(&plan, |pair: &Pair| pair.0).unwrap();
+    let mut test = test.journaled(2, &notes).unwrap().restored_by(0, |_| Ok(())).unwrap();
+    test.tick(Duration::from_secs(1));
+    test.push(0, (7, 1));
+    test.run();
+    assert_eq!(test.failure(), None);
+    test.complete_with(test.calls()[0].id, &Ok::<_, String>(5u32));
+    test.run();
+    test.pass(Duration::from_secs(1));
+    assert_eq!(values(&mut test), ["5"]);
+    finish(&mut test);
 }
