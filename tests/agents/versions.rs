@@ -3,8 +3,9 @@
 use timely_agents::testing::Harness;
 use timely_agents::{Agent, Plan, Signal, VersionChange};
 use timely_agents_operators::fact::Fact;
+use timely_agents_operators::journal::Note;
 
-use crate::support::{Pair, Ping, Test, finish, values};
+use crate::support::{Pair, Ping, Test, finish, names, values};
 
 /// Asks once before and once after an event, in actions of these versions.
 fn asking(first: u32, second: u32, then: VersionChange) -> Plan<Pair, String> {
@@ -155,4 +156,53 @@ fn run_that_begins_again_finds_the_signals_that_it_had_taken() {
     let mut test = Harness::restored(&waiting(2), |pair: &Pair| pair.0, 2, &facts).unwrap();
     assert_eq!(outputs(&mut test), ["1: 1 2"]);
     assert_eq!(test.signals(&7, "ping"), 1);
+}
+
+/// The journal of a run that is not in a checkpoint: its first call has ended, and that is noted.
+fn noted() -> Vec<Note> {
+    let mut test = open(&asking(1, 1, VersionChange::Refuse), 1, &[]);
+    test.complete(test.calls()[0].id);
+    test.run();
+    test.notes().to_vec()
+}
+
+/// A start of the job in which the input comes again, with the notes of those before.
+fn open(plan: &Plan<Pair, String>, generation: u64, notes: &[Note]) -> Test<String> {
+    let test = Harness::new(plan, |pair: &Pair| pair.0).unwrap().journaled(generation, notes).unwrap();
+    let mut test = test.restored_by(0, |_| Ok(())).unwrap();
+    test.push(0, (7, 1));
+    test.run();
+    test
+}
+
+#[test]
+fn notes_are_not_followed_on_other_code() {
+    let notes = noted();
+    let mut test = open(&asking(1, 2, VersionChange::Refuse), 2, &notes);
+    assert_eq!(outputs(&mut test), ["a 10 by 1, run 1", "b 11 by 2"], "the second action had not ended a turn");
+    let test = open(&asking(2, 1, VersionChange::Refuse), 2, &notes);
+    let error = test.failure().unwrap().to_string();
+    for part in ["agent asking", "key 7", "\"first\"", "version 1", "version 2", "`Restart`", "`DeadLetter`"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let mut test = open(&asking(2, 1, VersionChange::DeadLetter), 2, &notes);
+    assert!(test.calls().is_empty());
+    finish(&mut test);
+    assert_eq!(values(&mut test), [] as [&str; 0]);
+    assert_eq!(test.dead_letters()[0].input, Some((7, 1)));
+}
+
+#[test]
+fn run_that_begins_again_on_the_new_code_keeps_its_new_results() {
+    let plan = asking(2, 1, VersionChange::Restart);
+    let mut notes = noted();
+    let mut test = open(&plan, 2, &notes);
+    assert_eq!(names(&test), ["a"], "the call is made again");
+    test.complete(test.calls()[0].id);
+    test.run();
+    notes.extend_from_slice(test.notes());
+    // Both journals are there: that of the new code counts.
+    let mut test = open(&plan, 3, &notes);
+    assert_eq!(names(&test), ["b"]);
+    assert_eq!(outputs(&mut test), ["a 10 by 2, run 1", "b 11 by 1"]);
 }

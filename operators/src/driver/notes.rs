@@ -155,6 +155,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 known.run.bodies.push(body);
             }
             None => {
+                // Of a run that began again, what it was before does not count.
+                past.journals.retain(|known| (known.sequence, known.digest) != (sequence, digest));
                 let run = PastRun { journal, bodies: vec![body] };
                 past.journals.push(Journal { epoch, sequence, digest, run });
             }
