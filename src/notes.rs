@@ -68,10 +68,8 @@ pub(crate) enum Note {
 /// A note as bytes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Body {
-    /// The start of the job.
+    /// The start of the job that made it.
     pub(crate) start: u64,
-    /// Whether it is the first of its run in a start of the job.
-    pub(crate) first: bool,
     /// The clock when the run started.
     pub(crate) began: u64,
     /// How many turns the run took before.
@@ -85,9 +83,8 @@ pub(crate) struct Noting {
     /// What they are known by, in all starts of the job.
     journal: u64,
     began: u64,
-    first: bool,
-    /// Whether there are notes of an earlier start.
-    goes_on: bool,
+    /// Whether there are notes of it, of this start or an earlier one.
+    is_noted: bool,
     /// How many turns the run has taken, and how many before `notes`.
     turns: u64,
     from: u64,
@@ -129,12 +126,12 @@ pub(crate) struct Past {
 impl Noting {
     /// Of a run that starts at `began`.
     pub(crate) fn new(journal: u64, began: u64) -> Self {
-        Noting { journal, began, first: true, ..Noting::default() }
+        Noting { journal, began, ..Noting::default() }
     }
 
     /// Of a run that had notes before a crash.
     pub(crate) fn of_past(past: &PastRun) -> Result<Self, String> {
-        let mut noting = Noting { journal: past.journal, first: true, goes_on: true, ..Noting::default() };
+        let mut noting = Noting { journal: past.journal, is_noted: true, ..Noting::default() };
         let mut start = None;
         for body in &past.bodies {
             let body: Body = postcard::from_bytes(body).map_err(|error| format!("a note of a run: {error}"))?;
@@ -329,8 +326,9 @@ impl Noting {
     /// All since the last note, as a note.
     fn write(&mut self, start: u64) -> RunNote {
         let notes = std::mem::take(&mut self.notes);
-        let (first, from) = (std::mem::take(&mut self.first), std::mem::replace(&mut self.from, self.turns));
-        let body = journal::encode(&Body { start, first, began: self.began, from, notes });
+        let from = std::mem::replace(&mut self.from, self.turns);
+        self.is_noted = true;
+        let body = journal::encode(&Body { start, began: self.began, from, notes });
         RunNote { journal: self.journal, body }
     }
 }
@@ -371,7 +369,7 @@ impl<O> Run<O> {
         let noting = self.noting.as_mut()?;
         let task = noting.failed.take()?;
         // Without a note it starts from nothing anyway.
-        if noting.first && !noting.goes_on {
+        if !noting.is_noted {
             return None;
         }
         noting.notes.push(Note::Failed { task });

@@ -93,8 +93,9 @@ pub(super) fn of_notes(bodies: Vec<Body>, into: &mut Happenings) {
     // The turns that are there, and the number of the next.
     let base = into.all.len();
     let mut at = of_facts;
-    for Body { first, from, notes, .. } in bodies {
-        if first && from < at {
+    let mut last = None;
+    for Body { start, from, notes, .. } in bodies {
+        if last.replace(start).is_some_and(|last| last != start) && from < at {
             // A later start says again what was not committed.
             at = into.truncate(base, of_facts, from);
         }
