@@ -38,7 +38,7 @@ mod wait;
 
 pub use crate::action::ActionOptions;
 pub use crate::agent::{Agent, Input, Place};
-pub use crate::call::{Call, CallInfo, Durability, Durable, Outcome, Reconciled, Sleep};
+pub use crate::call::{Call, CallInfo, Durability, Durable, Outcome, Reconciled, Sleep, SleepUntil};
 pub use crate::collection::Checkpointed;
 pub use crate::counter::Counter;
 pub use crate::ctx::{Ctx, Paths};
@@ -60,7 +60,7 @@ pub use crate::signal::{Signal, SignalOptions};
 pub use crate::stats::{ActionStats, AgentStats};
 pub use crate::tagged::{DeadLetter, EventRecord, SentEvent};
 pub use crate::versions::VersionChange;
-pub use crate::wait::{SleepUntil, WaitFor};
+pub use crate::wait::WaitFor;
 
 pub use timely_agents_operators::checkpoint::Checkpoints;
 pub use timely_agents_operators::completion::CallFailure;

@@ -6,12 +6,13 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use timely_agents_operators::completion::{CallResult, CallValue};
 
 use crate::agent::{Agent, Input};
+use crate::call::SleepUntil;
 use crate::core::{Common, Core, TaskCell, next};
 use crate::ctx::Ctx;
 use crate::error::WaitError;
@@ -47,8 +48,7 @@ impl<O> Ctx<O> {
 
     /// Waits until `at`, on the operator's clock; other tasks and keys go on. A time that has passed is over at once.
     pub fn sleep_until(&self, at: SystemTime) -> SleepUntil {
-        let (common, task) = (Rc::clone(&self.core.common), Rc::clone(&self.task));
-        SleepUntil { common, task, ordinal: u64::from(next(&self.task.waits)), deadline: micros(at), waiting: None }
+        SleepUntil::new(&self.core.common, &self.task, micros(at))
     }
 
     /// Sends an event to this run's key at `at`, once, on the operator's clock: it sets off a run of its own, behind what
@@ -142,7 +142,7 @@ impl<E: Event> Future for WaitFor<E> {
             State::Waiting { call, .. } => call,
             State::Over => panic!("a wait is not polled after its end"),
         };
-        let Poll::Ready(result) = wait(&this.task, call, cx) else { return Poll::Pending };
+        let (result, _) = ready!(this.task.poll_wait(call, cx));
         let timed = matches!(std::mem::replace(&mut this.state, State::Over), State::Waiting { timed: true, .. });
         Poll::Ready(match Gave::of(result) {
             Gave::Signal(payload) => {
@@ -189,56 +189,6 @@ impl<E> Debug for WaitFor<E> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("WaitFor").field("name", &self.name).field("timeout", &self.timeout).finish_non_exhaustive()
     }
-}
-
-/// A pause that ends at a time of day, made by `Ctx::sleep_until`. The clock is the operator's; dropping it cancels it.
-#[must_use = "a sleep begins when it is awaited"]
-pub struct SleepUntil {
-    common: Rc<Common>,
-    task: Rc<TaskCell>,
-    ordinal: u64,
-    deadline: u64,
-    waiting: Option<u32>,
-}
-
-impl Future for SleepUntil {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        let (ordinal, deadline) = (this.ordinal, this.deadline);
-        let call = *this.waiting.get_or_insert_with(|| this.common.start_timer(&this.task, ordinal, deadline));
-        wait(&this.task, call, cx).map(|_| this.waiting = None)
-    }
-}
-
-impl Drop for SleepUntil {
-    fn drop(&mut self) {
-        if let Some(call) = self.waiting {
-            self.common.abandon(&self.task, call);
-        }
-    }
-}
-
-impl Debug for SleepUntil {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SleepUntil").field("deadline", &self.deadline).finish_non_exhaustive()
-    }
-}
-
-/// The end of a wait that a task has begun.
-fn wait(task: &TaskCell, call: u32, cx: &Context<'_>) -> Poll<CallResult> {
-    let mut calls = task.calls.borrow_mut();
-    let at = calls.iter().position(|c| c.call == call).expect("a wait is on its task's list until its end");
-    if let Some(result) = calls[at].result.take() {
-        calls.swap_remove(at);
-        return Poll::Ready(result);
-    }
-    match &mut calls[at].waker {
-        Some(waker) => waker.clone_from(cx.waker()),
-        none => *none = Some(cx.waker().clone()),
-    }
-    Poll::Pending
 }
 
 /// What the end of a wait for a signal was.

@@ -84,7 +84,11 @@ impl Waits {
 
     /// Asks to be woken after `pause`, by the clock of the turn that this is.
     fn pause(&mut self, pause: Duration) {
-        let deadline = self.common.head.now.get().saturating_add(pause.as_micros() as u64);
+        self.pause_until(self.common.head.now.get().saturating_add(pause.as_micros() as u64));
+    }
+
+    /// Asks to be woken at `deadline`.
+    fn pause_until(&mut self, deadline: u64) {
         let ordinal = self.next_ordinal();
         self.waiting = Some(self.common.start_timer(&self.task, ordinal, deadline));
     }
@@ -121,7 +125,7 @@ impl Drop for Waits {
 impl TaskCell {
     /// The end of a wait, and what was asked for.
     #[inline]
-    fn poll_wait(&self, call: u32, cx: &mut Context<'_>) -> Poll<(CallResult, Option<Rc<Asked>>)> {
+    pub(crate) fn poll_wait(&self, call: u32, cx: &mut Context<'_>) -> Poll<(CallResult, Option<Rc<Asked>>)> {
         let mut calls = self.calls.borrow_mut();
         let at = calls.iter().position(|c| c.call == call).expect("a call that is waited for is on the task's list");
         if let Some(result) = calls[at].result.take() {
@@ -292,5 +296,36 @@ impl Future for Sleep {
 impl Debug for Sleep {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sleep").field("duration", &self.duration).finish_non_exhaustive()
+    }
+}
+
+/// A pause that ends at a time of day, made by `Ctx::sleep_until`. The clock is the operator's; dropping it cancels it.
+#[must_use = "a sleep begins when it is awaited"]
+pub struct SleepUntil {
+    waits: Waits,
+    deadline: u64,
+}
+
+impl SleepUntil {
+    pub(crate) fn new(common: &Rc<Common>, task: &Rc<TaskCell>, deadline: u64) -> Self {
+        SleepUntil { waits: Waits::new(common, task), deadline }
+    }
+}
+
+impl Future for SleepUntil {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if this.waits.waiting.is_none() {
+            this.waits.pause_until(this.deadline);
+        }
+        this.waits.poll(cx).map(|_| ())
+    }
+}
+
+impl Debug for SleepUntil {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SleepUntil").field("deadline", &self.deadline).finish_non_exhaustive()
     }
 }
