@@ -44,6 +44,8 @@ pub(crate) const ROOT: u64 = 0x726F_6F74;
 /// A plan on one worker.
 pub(crate) struct AgentBehavior<K, I: 'static, O: 'static> {
     pub(crate) plan: Arc<Inner<I, O>>,
+    /// The name of the job.
+    job: Rc<str>,
     observed: Rc<Cell<bool>>,
     place: Place,
     /// Made when the behavior opens.
@@ -59,9 +61,9 @@ pub(crate) struct Opened<O: 'static> {
 }
 
 impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
-    pub(crate) fn new(plan: &Plan<I, O>, observed: Rc<Cell<bool>>) -> Self {
+    pub(crate) fn new(plan: &Plan<I, O>, job: Rc<str>, observed: Rc<Cell<bool>>) -> Self {
         let place = Place { worker: 0, peers: 1 };
-        AgentBehavior { plan: Arc::clone(&plan.0), observed, place, open: None, keys: PhantomData }
+        AgentBehavior { plan: Arc::clone(&plan.0), job, observed, place, open: None, keys: PhantomData }
     }
 
     /// The columns and buffers of this worker, for tests to look at.
@@ -93,6 +95,7 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         let program = Arc::clone(&self.plan.program);
         let observed = Rc::clone(&self.observed);
         let core = Rc::new(Core::new(program, Box::new(keys), queue, facts, observed, self.plan.keeps_sent));
+        core.set_job(&self.job);
         let task = TaskCell::new(0, 0, ROOT, 1, 0, None);
         let ctx = Ctx { core: Rc::clone(&core), task };
         let stats = vec![ActionStats::default(); core.program.actions.len()];

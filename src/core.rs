@@ -305,6 +305,11 @@ impl CallCell {
     }
 }
 
+/// The job's and the agent's part in ids of runs.
+fn scope(job: &str, agent: &str) -> u64 {
+    stable_hash(&(job, agent))
+}
+
 /// A head that names no run.
 fn no_run() -> RunHead {
     let token: RunToken = Slab::<()>::default().vacant();
@@ -315,6 +320,8 @@ fn no_run() -> RunHead {
 pub(crate) trait KeyTable {
     fn text(&self, key: KeyId) -> String;
     fn hash(&self, key: KeyId) -> u64;
+    /// Another hash for each salt.
+    fn salted_hash(&self, key: KeyId, salt: u8) -> u64;
     fn value(&self, key: KeyId) -> Box<dyn Any>;
     fn type_name(&self) -> &'static str;
 }
@@ -326,6 +333,10 @@ impl<K: Key> KeyTable for SharedKeys<K> {
 
     fn hash(&self, key: KeyId) -> u64 {
         stable_hash(&self.borrow()[key.index()])
+    }
+
+    fn salted_hash(&self, key: KeyId, salt: u8) -> u64 {
+        stable_hash(&(salt, &self.borrow()[key.index()]))
     }
 
     fn value(&self, key: KeyId) -> Box<dyn Any> {
@@ -400,8 +411,8 @@ pub(crate) struct Core<O: 'static> {
     pub(crate) diverged: Cell<u64>,
     /// Whether `history` is kept.
     keeps_sent: bool,
-    /// Hash of the agent's name.
-    name_hash: u64,
+    /// Stands for the job and the agent in ids of runs.
+    scope: Cell<u64>,
 }
 
 impl<O> Core<O> {
@@ -442,7 +453,7 @@ impl<O> Core<O> {
             replayed: Cell::new(0),
             diverged: Cell::new(0),
             keeps_sent,
-            name_hash: stable_hash(&program.name),
+            scope: Cell::new(scope("", &program.name)),
             program,
         }
     }
@@ -581,10 +592,15 @@ impl<O> Core<O> {
         self.fault.take()
     }
 
+    /// Tells in which job the agent is: by then no run has begun.
+    pub(crate) fn set_job(&self, job: &str) {
+        self.scope.set(scope(job, &self.program.name));
+    }
+
     /// Identifies the active run: the same in every execution that gives the key the same inputs.
     pub(crate) fn run_id(&self) -> u64 {
         let head = &self.common.head;
-        let run = mix(mix(0x7275_6E73, self.name_hash), self.keys.hash(head.key.get()));
+        let run = mix(mix(0x7275_6E73, self.scope.get()), self.keys.hash(head.key.get()));
         match (self.identity.get(), self.notifying.get()) {
             (Some(identity), None) => mix(mix(run, 1), identity),
             (_, Some(epoch)) => mix(mix(run, 2), epoch),
@@ -595,7 +611,7 @@ impl<O> Core<O> {
     /// What the notes of the active run are known by, if it has any: new in each start of the job.
     pub(crate) fn journal_id(&self, generation: u64) -> u64 {
         let head = &self.common.head;
-        let run = mix(mix(0x6E6F_7465, generation), self.name_hash);
+        let run = mix(mix(0x6E6F_7465, generation), self.scope.get());
         mix(mix(run, self.keys.hash(head.key.get())), head.sequence.get())
     }
 

@@ -26,6 +26,8 @@ pub(crate) type LoadListener = Box<dyn Fn(Load)>;
 
 #[derive(Clone)]
 pub(crate) struct Environment {
+    /// The name of the job; empty outside of one.
+    pub(crate) job: Rc<str>,
     pub(crate) groups: KeyGroups,
     pub(crate) clock: Clock,
     pub(crate) on_failure: Rc<dyn Fn(&Failure)>,
@@ -48,6 +50,7 @@ impl Environment {
     pub(crate) fn current() -> Environment {
         CURRENT.with_borrow(|current| {
             current.clone().unwrap_or_else(|| Environment {
+                job: Rc::from(""),
                 groups: KeyGroups::default(),
                 clock: Clock::system(),
                 on_failure: Rc::new(|failure| {

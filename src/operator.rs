@@ -318,7 +318,7 @@ where
     options.on_end = Some(plan.run_stats());
     options.stop = environment.stop;
     let observed = Rc::new(Cell::new(false));
-    let behavior = AgentBehavior::<K, I, O>::new(plan, Rc::clone(&observed));
+    let behavior = AgentBehavior::<K, I, O>::new(plan, environment.job, Rc::clone(&observed));
     let (log, restore, journal) =
         registered.map_or((None, None, None), |(r, journal)| (Some((r.number, r.log)), r.restore, Some(journal)));
     let resume = durable.as_ref().map_or(0, |durable| durable.resume());

@@ -41,7 +41,13 @@ impl<O> Core<O> {
         // another after a crash: it is known by its journal, which is durable before the call leaves.
         let journal = self.journal.get().filter(|_| self.identity.get().is_none());
         let run = journal.unwrap_or_else(|| self.run_id());
-        let half = |n: u8| u128::from(stable_hash(&(run, task.path.get(), position, name, n)));
+        // The run's id has 64 bits, too few to tell all runs of a job apart for ever; with a hash of the key of its own each
+        // half tells more.
+        let key = self.key();
+        let half = |n: u8| {
+            let run = (self.keys.salted_hash(key, n), run);
+            u128::from(stable_hash(&(run, task.path.get(), position, name, n)))
+        };
         half(0) << 64 | half(1)
     }
 }

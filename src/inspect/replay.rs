@@ -126,7 +126,7 @@ pub fn replay<T: EpochTime, K: Key, I: Input, O: 'static>(
     let mut replayed = Vec::new();
     for (key, facts) in keys.iter().filter(|(_, facts)| facts.contains_key(&What::Run)) {
         let of_key = notes.of(component.number, key);
-        replayed.push(one::<T, K, I, O>(plan, formats.key(key), (key, facts), resume, &of_key)?);
+        replayed.push(one::<T, K, I, O>(plan, formats.key(key), (key, facts), resume, &of_key, &stored.manifest.job)?);
     }
     replayed.sort_by(|a, b| order(&a.key, &b.key));
     Ok(replayed)
@@ -152,6 +152,7 @@ fn one<T: EpochTime, K: Key, I: Input, O: 'static>(
     (bytes, facts): (&[u8], &Facts),
     resume: u64,
     notes: &[Note],
+    job: &str,
 ) -> Result<Replayed, Failure> {
     let wrong = |error: postcard::Error| Failure::data(format!("key {shown}: {error}"));
     let key: K = postcard::from_bytes(bytes).map_err(wrong)?;
@@ -161,7 +162,7 @@ fn one<T: EpochTime, K: Key, I: Input, O: 'static>(
     let of_run = |what: &What| !matches!(what, What::Waiting(_) | What::Notification(_) | What::Timer(_));
     let harness = Harness::<K, I, O, T>::over_time(plan, |_: &I| unreachable!("no input is brought"))
         .map_err(|failure| Failure::data(format!("agent {}: {}", failure.agent, failure.message)))?;
-    let harness = harness.journaled(u64::MAX, notes).and_then(|harness| {
+    let harness = harness.in_job(job).journaled(u64::MAX, notes).and_then(|harness| {
         harness.restored_by(resume, |take| {
             let mut of_run = facts.iter().filter(|(what, _)| of_run(what));
             of_run.try_for_each(|(what, (group, value))| {

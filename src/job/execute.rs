@@ -73,6 +73,7 @@ where
     let watched = AtomicBool::new(false);
     let shared = outputs.clone();
     let claimed = process.clone();
+    let name = config.job.clone();
     let results = cluster::execute(config, move |worker, control| {
         if !watched.swap(true, Ordering::Relaxed) {
             closing::on_failure(&closing, control);
@@ -92,7 +93,7 @@ where
             },
             None => None,
         };
-        let job = Job::new(worker, control, &shared, &read, &stop, durable.clone());
+        let job = Job::new(worker, &name, control, &shared, &read, &stop, durable.clone());
         let built = build(worker, &job).and_then(|result| {
             durable.as_ref().map_or(Ok(()), |durable| durable.finish())?;
             Ok(result)

@@ -121,6 +121,7 @@ impl Job {
     /// Sets up `worker` for agents; comes before the dataflows that they are in.
     fn new(
         worker: &mut Worker,
+        name: &str,
         control: &Control,
         outputs: &Outputs,
         read: &Arc<AtomicU64>,
@@ -130,6 +131,7 @@ impl Job {
         let flow = Flow::build(worker);
         let (meters, failed, broken) = (flow.meters(), control.clone(), control.clone());
         Environment {
+            job: Rc::from(name),
             groups: KeyGroups::default(),
             clock: Clock::system(),
             on_failure: Rc::new(move |failure| failed.fail(Failure::data(failure.to_string()))),

@@ -140,7 +140,7 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     ) -> Result<Self, Failure> {
         assert!(worker < peers, "worker {worker} of {peers}");
         let observed = Rc::new(Cell::new(false));
-        let behavior = AgentBehavior::new(plan, Rc::clone(&observed));
+        let behavior = AgentBehavior::new(plan, Rc::from(""), Rc::clone(&observed));
         let queue = CompletionQueue::new(None);
         let groups = KeyGroups::default();
         let mut driver = Driver::new(behavior, plan.limits(), groups, queue.clone(), worker, peers, true)?;
@@ -181,6 +181,15 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
             }
             Ok(())
         })
+    }
+
+    /// As in the job of this name, not in one without: the ids of runs, and random numbers and idempotency keys with them,
+    /// depend on it. Comes first of all.
+    pub fn in_job(mut self, name: &str) -> Self {
+        if let Some(core) = self.driver.behavior().core() {
+            core.set_job(name);
+        }
+        self
     }
 
     /// From here on ends of durable calls are noted before their actions hear of them, as in start number `generation` of a

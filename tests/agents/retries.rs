@@ -468,6 +468,41 @@ fn idempotency_key_is_of_its_call_alone() {
 }
 
 #[test]
+fn idempotency_key_of_an_input_with_an_identity_is_that_of_its_job_agent_and_key() {
+    let asked = |job: &str, agent: &'static str, key: u64, before: i64| {
+        let keys = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&keys);
+        let mut plan = Agent::<Pair, String>::new(agent);
+        plan.identified_by(|(_, value)| *value);
+        plan.on_input_async("ask", async move |_, ctx| {
+            let told = Arc::clone(&told);
+            let body = move |(), call: CallInfo| told.lock().unwrap().push(call.idempotency_key());
+            ctx.durable_blocking_with("ask", (), body).await?;
+            Ok(())
+        });
+        let mut test = start(plan).in_job(job);
+        // What comes before it changes nothing.
+        let others: Vec<Pair> = (0..before).map(|n| (key, 100 + n)).collect();
+        feed(&mut test, &others);
+        feed(&mut test, &[(key, 7)]);
+        while let Some(next) = test.calls().first().cloned() {
+            test.complete(next.id);
+            test.run();
+        }
+        finish(&mut test);
+        let keys = keys.lock().unwrap().clone();
+        keys.last().expect("a call").clone()
+    };
+    let key = asked("pay", "a", 1, 0);
+    assert_eq!(key, asked("pay", "a", 1, 3));
+    let others = [asked("try", "a", 1, 0), asked("pay", "b", 1, 0), asked("pay", "a", 2, 0)];
+    assert!(others.iter().all(|other| *other != key), "{key} {others:?}");
+    for other in others {
+        assert!(other[..16] != key[..16] && other[16..] != key[16..], "each half differs");
+    }
+}
+
+#[test]
 fn results_of_any_kind_come_back_as_they_were() {
     let plan = {
         let mut agent = Agent::<Pair, String>::new("a");
