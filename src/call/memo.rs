@@ -42,8 +42,13 @@ impl Memo {
         if self.values.len() > self.marked {
             self.values.truncate(self.marked);
         } else {
-            self.values.clear();
+            self.forget_all();
         }
+    }
+
+    /// Nothing is remembered: anything may be why it failed.
+    pub(crate) fn forget_all(&mut self) {
+        self.values.clear();
     }
 
     /// Takes note of what calls were given by the journal's account.
