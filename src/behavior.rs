@@ -311,8 +311,8 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         self.start_noted(head, work, &past, fuel)
     }
 
-    fn restore_notes(&mut self, head: &RunHead, run: &mut Box<Run<O>>, past: PastRun) -> Result<(), String> {
-        self.take_notes_over(run, head, &past)
+    fn restore_notes(&mut self, head: &RunHead, run: &mut Box<Run<O>>, past: &PastRun) -> Result<(), String> {
+        self.take_notes_over(run, head, past)
     }
 
     fn note_end(&mut self, now: u64, run: &mut Box<Run<O>>, call: CallRef, result: &CallResult) -> Option<RunNote> {

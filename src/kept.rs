@@ -137,6 +137,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             }
             // From here on it is a run as any other, which makes way for others.
             *fuel = (*fuel).min(AFTER_NOTES);
+            // One that is over by its notes is not cut short.
+            if !run.has_tasks() && self.opened().1.core.staged.borrow().queue.is_empty() {
+                (run.expired, run.cancelled) = (false, None);
+            }
         }
         if run.expired {
             return self.expire_active(run);

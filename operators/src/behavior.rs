@@ -26,6 +26,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::completion::{CallFailure, CallRef, CallResult, CompletionQueue};
 use crate::fact::{KeyWriter, What};
 use crate::hash::mix;
@@ -199,7 +201,7 @@ pub struct Opening<K> {
 }
 
 /// The journal of a run, of before a crash.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct PastRun {
     /// What it is known by.
     pub journal: u64,
@@ -395,7 +397,7 @@ pub trait Behavior: 'static {
     ///
     /// # Errors
     /// It is none.
-    fn restore_notes(&mut self, head: &RunHead, run: &mut Self::Run, past: PastRun) -> Result<(), String> {
+    fn restore_notes(&mut self, head: &RunHead, run: &mut Self::Run, past: &PastRun) -> Result<(), String> {
         let _ = (head, run, past);
         Err("runs of this kind have no notes".to_owned())
     }

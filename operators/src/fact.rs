@@ -48,6 +48,8 @@ pub enum What {
     Signal(u64),
     /// An event that is to come at its time, by its number among the key's.
     Timer(u64),
+    /// What was noted of runs that work which waits will begin with.
+    Notes,
 }
 
 impl What {
@@ -70,6 +72,7 @@ impl fmt::Display for What {
             What::Row => f.write_str("row"),
             What::Signal(n) => write!(f, "signal {n}"),
             What::Timer(n) => write!(f, "timer {n}"),
+            What::Notes => f.write_str("notes"),
         }
     }
 }

@@ -6,11 +6,11 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Value};
 use serde_reflection::{ContainerFormat, Format, Named, Registry, VariantFormat};
 
-/// The one value in `bytes`; `None` when they are none.
-pub(super) fn show(format: &Format, registry: &Registry, bytes: &[u8]) -> Option<Value> {
+/// The first value in `bytes`, and what is behind it; `None` when they are none.
+pub(super) fn show<'b>(format: &Format, registry: &Registry, bytes: &'b [u8]) -> Option<(Value, &'b [u8])> {
     let mut deserializer = postcard::Deserializer::from_bytes(bytes);
     let value = Shape { format, registry }.deserialize(&mut deserializer).ok()?;
-    deserializer.finalize().ok().filter(|rest| rest.is_empty()).map(|_| value)
+    Some((value, deserializer.finalize().ok()?))
 }
 
 #[derive(Clone, Copy)]

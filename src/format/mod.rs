@@ -59,11 +59,16 @@ impl Format {
 
     /// A value of this type as JSON; bytes in hexadecimal where the type is not known.
     pub fn show(&self, bytes: &[u8]) -> serde_json::Value {
-        let shown = match self {
+        let whole = self.show_first(bytes).filter(|(_, rest)| rest.is_empty());
+        whole.map_or_else(|| serde_json::Value::String(hex(bytes)), |(value, _)| value)
+    }
+
+    /// The value that `bytes` begin with, if its type is known, and what is behind it.
+    pub(crate) fn show_first<'b>(&self, bytes: &'b [u8]) -> Option<(serde_json::Value, &'b [u8])> {
+        match self {
             Format::Traced { shape, types } => json::show(shape, types, bytes),
             Format::Named(_) => None,
-        };
-        shown.unwrap_or_else(|| serde_json::Value::String(hex(bytes)))
+        }
     }
 }
 

@@ -84,7 +84,7 @@ impl AgentState {
                 What::Signal(n) => shown.signals.push(unfinished::signal(*n, bytes)),
                 What::Timer(n) => shown.scheduled.push(unfinished::scheduled(formats, *n, bytes)),
                 What::Run => shown.run = Some(unfinished::show(formats, bytes, &entries)),
-                What::Entry(_) | What::Row => {}
+                What::Entry(_) | What::Notes | What::Row => {}
             }
         }
         shown

@@ -86,7 +86,7 @@ impl Formats {
 
     /// A time, and the bytes behind it; `None` if the type of times is not known.
     pub(super) fn timed(&self, bytes: &[u8]) -> Option<(Value, Vec<u8>)> {
-        let Value::Array(pair) = self.timed.as_ref()?.show(bytes) else { return None };
+        let (Value::Array(pair), _) = self.timed.as_ref()?.show_first(bytes)? else { return None };
         let [time, Value::Array(rest)] = <[Value; 2]>::try_from(pair).ok()? else { return None };
         let rest = rest.iter().map(|byte| u8::try_from(byte.as_u64()?).ok()).collect::<Option<Vec<u8>>>()?;
         Some((time, rest))

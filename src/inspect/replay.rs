@@ -159,7 +159,7 @@ fn one<T: EpochTime, K: Key, I: Input, O: 'static>(
     let sequence = facts.get(&What::Sequence).map(|(_, number)| postcard::from_bytes(number)).transpose();
     let sequence = sequence.map_err(wrong)?.unwrap_or(0);
     // What waits behind the run does not begin.
-    let of_run = |what: &What| !matches!(what, What::Waiting(_) | What::Notification(_) | What::Timer(_));
+    let of_run = |what: &What| !matches!(what, What::Waiting(_) | What::Notification(_) | What::Timer(_) | What::Notes);
     let harness = Harness::<K, I, O, T>::over_time(plan, |_: &I| unreachable!("no input is brought"))
         .map_err(|failure| Failure::data(format!("agent {}: {}", failure.agent, failure.message)))?;
     let harness = harness.in_job(job).journaled(u64::MAX, notes).and_then(|harness| {

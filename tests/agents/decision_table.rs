@@ -337,7 +337,7 @@ fn failure_of_a_joined_call_is_asked_for_again_after_it_has_failed_twice() {
         test.run();
         let mut made = Vec::new();
         while let Some(call) = test.calls().first().cloned() {
-            made.push(call.name.to_string());
+            made.push(call.name.clone());
             match &*call.name {
                 "bad" => test.complete_with(call.id, &bad),
                 _ => test.complete_with(call.id, &2u32),

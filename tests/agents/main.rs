@@ -8,6 +8,7 @@ mod bounds;
 mod build_errors;
 mod calls;
 mod cancel;
+mod carried_notes;
 mod carry;
 mod collections;
 mod decision_table;

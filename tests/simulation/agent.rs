@@ -24,6 +24,9 @@ pub(crate) const WAITS: u8 = 7;
 pub(crate) const SIGNAL: u8 = 20;
 pub(crate) const CANCEL: u8 = 21;
 
+/// A call whose result the simulation makes up.
+pub(crate) const RECEIPT: &str = "receipt";
+
 /// The signal that runs wait for.
 pub(crate) const TOKEN: &str = "token";
 
@@ -50,6 +53,8 @@ pub(crate) struct Emit {
 pub(crate) enum What {
     /// The first of a run: it has taken this record, and has found this sum.
     Took(Record),
+    /// What a call has given that never gives the same again.
+    Receipt,
     Doubled,
     Slept,
     /// It has taken this signal, or none: -1 at the end of signals, -2 after a timeout.
@@ -141,6 +146,7 @@ pub(crate) fn agent(carries: bool, sequenced: bool) -> (Plan<Record, Emit>, Plac
             let mut extra = 0;
             match kind {
                 1 => {
+                    emit(What::Receipt, ctx.durable(RECEIPT, (), async |()| 0).await?);
                     let doubled = ctx.durable("double", value, async |value| value * 2).await?;
                     emit(What::Doubled, doubled);
                     ctx.flush().await;
@@ -176,7 +182,7 @@ pub(crate) fn agent(carries: bool, sequenced: bool) -> (Plan<Record, Emit>, Plac
                     emit(What::Signalled, taken);
                 }
                 8 => {
-                    ctx.schedule(&Due(run as i64), ctx.now() + Duration::from_secs(1 + 2 * value as u64));
+                    ctx.schedule(&Due(run as i64), ctx.now() + Duration::from_secs(1 + 2 * (value as u64 % 4)));
                     emit(What::Scheduled, run as i64);
                 }
                 6 => {
@@ -213,9 +219,11 @@ pub(crate) fn agent(carries: bool, sequenced: bool) -> (Plan<Record, Emit>, Plac
             ctx.output(Emit { key, run, what: What::Stumbled, value });
             ctx.flush().await;
             ctx.durable("steady", value, async |value| value).await?;
+            let receipt = ctx.durable(RECEIPT, value, async |_| 0).await?;
             if ctx.attempt() == 1 && value % 2 == 0 {
                 return Err(Error::new("the first attempt fails"));
             }
+            ctx.output(Emit { key, run, what: What::Receipt, value: receipt });
             ctx.output(Emit { key, run, what: What::Recovered, value });
             Ok(())
         })

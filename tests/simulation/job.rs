@@ -9,7 +9,7 @@
 //! The threads of logs and of the committer are the real ones. They are given one thing at a time, and whoever gives
 //! waits until it is done: so nothing depends on how threads are scheduled.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,9 +23,10 @@ use timely_agents_operators::checkpoint::{
 use timely_agents_operators::cluster::Control;
 use timely_agents_operators::fact::Block;
 use timely_agents_operators::group::KeyGroups;
+use timely_agents_operators::journal::{ActionStateStore, LogJournal, Note};
 use timely_agents_operators::time::{EpochTime, Stamp};
 
-use crate::agent::{Emit, MARK, Memory, Places, Record, signal};
+use crate::agent::{Emit, MARK, Memory, Places, RECEIPT, Record, signal};
 use crate::dice::{Dice, Trace};
 
 macro_rules! ensure {
@@ -73,9 +74,12 @@ pub(crate) enum Bug {
 }
 
 /// What the seed says of a job.
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub(crate) struct Case {
     pub(crate) carries: bool,
     pub(crate) sequenced: bool,
+    /// Whether ends of calls are noted before their runs hear of them.
+    pub(crate) journaled: bool,
     pub(crate) sources: Vec<Vec<Record>>,
     pub(crate) crashes: bool,
     pub(crate) bug: Option<Bug>,
@@ -141,6 +145,8 @@ struct Worker<T: EpochTime> {
     outputs: Vec<T>,
     facts: Vec<T>,
     calls: Vec<PendingCall>,
+    /// How many of its notes are durable.
+    noted: usize,
 }
 
 /// A start of the job, up to its crash.
@@ -153,6 +159,8 @@ struct Generation<T: EpochTime> {
     links: Vec<Vec<VecDeque<(T, Record)>>>,
     processes: usize,
     logs: Vec<Log>,
+    /// One for each process, if there are any.
+    journals: Vec<LogJournal>,
     committer: Committer,
     told: Receiver<Option<u64>>,
     /// On their way to the committer.
@@ -172,8 +180,16 @@ pub(crate) struct Job<T: EpochTime> {
     store: MemoryStore,
     outside: Arc<Mutex<Outside>>,
     generation: Option<Generation<T>>,
-    /// By source and record: the epoch in which it was last read.
+    /// By source and record: the epoch in which it was last read, or to which its source had turned before.
     pub(crate) epochs: Vec<Vec<u64>>,
+    /// By source: how many records have been read, in any start.
+    read: Vec<usize>,
+    /// Receipts that were given, as they are stored, and are not in a durable note.
+    given: Vec<(i64, Vec<u8>)>,
+    /// Those that are.
+    pub(crate) kept: BTreeSet<i64>,
+    /// How many there are of both.
+    receipts: i64,
     /// The frontier that was told, and the one that may have become durable.
     committed: Option<u64>,
     attempted: Option<u64>,
@@ -209,6 +225,7 @@ impl<T: SimTime> Job<T> {
     pub(crate) fn new(case: Case, dice: Dice, trace: Trace) -> Self {
         let (plan, places) = crate::agent::agent(case.carries, case.sequenced);
         let epochs = case.sources.iter().map(|records| vec![0; records.len()]).collect();
+        let read = vec![0; case.sources.len()];
         Job {
             case,
             plan,
@@ -219,6 +236,10 @@ impl<T: SimTime> Job<T> {
             outside: Arc::default(),
             generation: None,
             epochs,
+            read,
+            given: Vec::new(),
+            kept: BTreeSet::new(),
+            receipts: 0,
             committed: Some(0),
             attempted: Some(0),
             clock: Duration::ZERO,
@@ -265,6 +286,7 @@ impl<T: SimTime> Job<T> {
         component: u32,
         (worker, workers): (usize, usize),
         resume: u64,
+        notes: Option<&[Note]>,
     ) -> Outcome<Harness<u64, Record, Emit, T>> {
         let groups = KeyGroups::default().of_worker(worker, workers);
         let harness = Harness::of_worker(&self.plan, |record: &Record| record.key, worker, workers);
@@ -277,6 +299,10 @@ impl<T: SimTime> Job<T> {
             });
             read.map_err(|error| error.to_string()).and(taken)
         };
+        let harness = harness.and_then(|harness| match notes {
+            Some(notes) => harness.journaled(opened.generation(), notes),
+            None => Ok(harness),
+        });
         let harness = harness.and_then(|harness| harness.restored_by(resume, give));
         harness.map_err(|failure| format!("D4: a restore fails: {failure}"))
     }
@@ -323,16 +349,31 @@ impl<T: SimTime> Job<T> {
             sources.push(Source { epoch: frontier, next });
         }
         let control = Control::detached();
-        let mut logs = Vec::new();
+        let (mut logs, mut journals) = (Vec::new(), Vec::new());
+        let journaled = self.case.journaled;
+        if journaled {
+            journals.push(opened.journal(control.clone()).map_err(|error| error.to_string())?);
+        }
         for process in 1..processes {
             let opening = Opening::decode(&opened.opening().encode()).map_err(|error| error.to_string())?;
             let joined = self.checkpoints().join(opening, process as u32).map_err(|error| error.to_string())?;
             logs.push(joined.log(control.clone()).map_err(|error| error.to_string())?);
+            if journaled {
+                journals.push(joined.journal(control.clone()).map_err(|error| error.to_string())?);
+            }
         }
         logs.insert(0, opened.log(control.clone()).map_err(|error| error.to_string())?);
         let mut running = Vec::new();
         for worker in 0..workers {
-            let mut harness = self.restore(&opened, component, (worker, workers), resume)?;
+            let notes = journals.get(worker * processes / workers).map(|journal| {
+                let (mut notes, groups) = (Vec::new(), KeyGroups::default().of_worker(worker, workers));
+                let marker = opened.opening().marker();
+                let read = journal.rebuild(&marker, component, groups, &mut |note| notes.push(note));
+                read.map(|()| notes).map_err(|error| error.to_string())
+            });
+            let notes = notes.transpose()?;
+            let mut harness = self.restore(&opened, component, (worker, workers), resume, notes.as_deref())?;
+            harness.hold_notes();
             harness.tick(self.clock);
             running.push(Worker {
                 harness,
@@ -342,6 +383,7 @@ impl<T: SimTime> Job<T> {
                 outputs: vec![T::minimum().with_epoch(resume)],
                 facts: vec![T::minimum().with_epoch(resume)],
                 calls: Vec::new(),
+                noted: 0,
             });
         }
         let (tell, told) = channel();
@@ -364,6 +406,7 @@ impl<T: SimTime> Job<T> {
             sources,
             processes,
             logs,
+            journals,
             committer,
             told,
             acks: Vec::new(),
@@ -387,7 +430,8 @@ impl<T: SimTime> Job<T> {
     /// All that is in memory is gone, and of the store what was not synced may be.
     pub(crate) fn crash(&mut self) -> Outcome {
         self.crashes += 1;
-        if let Some(Generation { logs, committer, told, .. }) = self.generation.take() {
+        if let Some(Generation { logs, journals, committer, told, .. }) = self.generation.take() {
+            journals.iter().for_each(LogJournal::close);
             drop((logs, committer));
             // The committer's thread lets go of this last.
             while told.recv().is_ok() {}
@@ -443,10 +487,17 @@ impl<T: SimTime> Job<T> {
     /// A source reads some records.
     pub(crate) fn read(&mut self, index: usize, count: usize) {
         for _ in 0..count {
-            let records = &self.case.sources[index];
-            let generation = self.generation.as_mut().expect("it has been started");
+            let source = &self.generation.as_ref().expect("it has been started").sources[index];
+            let Some(mut epoch) = source.epoch else { return };
+            // A source that is read again gives records the epochs that they had: only there notes find them.
+            let known = self.epochs[index].get(source.next).copied().filter(|_| self.case.journaled);
+            if let Some(known) = known.filter(|known| *known > epoch) {
+                epoch = known;
+                self.turn(index, epoch);
+            }
+            let (records, generation) =
+                (&self.case.sources[index], self.generation.as_mut().expect("it has been started"));
             let source = &mut generation.sources[index];
-            let Some(epoch) = source.epoch else { return };
             let Some(record) = records.get(source.next) else {
                 source.epoch = None;
                 let ack = Ack::Source { source: self::source(index), epoch: epoch + 1, position: None };
@@ -456,6 +507,7 @@ impl<T: SimTime> Job<T> {
             };
             self.epochs[index][source.next] = epoch;
             source.next += 1;
+            self.read[index] = self.read[index].max(source.next);
             let to = owner(record.key, generation.workers.len());
             generation.links[index][to].push_back((T::at(epoch, *record), *record));
             self.trace.note(format_args!("source {index} reads {record:?} in {epoch}"));
@@ -465,11 +517,23 @@ impl<T: SimTime> Job<T> {
     /// A source closes its epoch.
     pub(crate) fn close(&mut self, index: usize) {
         let ahead = 1 + self.dice.roll(2);
+        let source = &self.generation.as_ref().expect("it has been started").sources[index];
+        let Some(epoch) = source.epoch else { return };
+        let known = self.case.journaled && source.next < self.read[index];
+        let next = if known { (epoch + ahead).min(self.epochs[index][source.next]) } else { epoch + ahead };
+        if next > epoch {
+            self.turn(index, next);
+        }
+    }
+
+    /// A source turns to an epoch.
+    fn turn(&mut self, index: usize, next: u64) {
         let generation = self.generation.as_mut().expect("it has been started");
         let source = &mut generation.sources[index];
-        let Some(epoch) = source.epoch else { return };
-        let next = epoch + ahead;
-        source.epoch = Some(next);
+        let Some(epoch) = source.epoch.replace(next) else { return };
+        if let Some(known) = self.epochs[index].get_mut(source.next) {
+            *known = next.max(*known);
+        }
         let position = Some(vec![u8::try_from(source.next).expect("few records")]);
         generation.acks.push((epoch, Ack::Source { source: self::source(index), epoch: next, position }));
         self.trace.note(format_args!("source {index} turns to {next}"));
@@ -559,9 +623,19 @@ impl<T: SimTime> Job<T> {
 
     /// A call ends.
     pub(crate) fn complete(&mut self, at: usize, call: usize) -> Outcome {
+        let receipts = self.receipts;
         let worker = &mut self.running().workers[at];
         let call = worker.calls[call].clone();
-        worker.harness.complete(call.id);
+        if call.name == RECEIPT {
+            // Not a number that other bytes could look like.
+            let receipt = 0x5eed_0000_0000 + receipts;
+            worker.harness.complete_with(call.id, &receipt);
+            self.receipts += 1;
+            self.trace.note(format_args!("receipt {receipt}"));
+            self.given.push((receipt, postcard::to_allocvec(&receipt).map_err(|error| error.to_string())?));
+        } else {
+            worker.harness.complete(call.id);
+        }
         self.trace.note(format_args!("worker {at}: {} {} ends", call.id, call.name));
         self.collect(at)
     }
@@ -592,6 +666,39 @@ impl<T: SimTime> Job<T> {
             self.trace.note(format_args!("worker {at}: facts of {epoch} are durable up to {position:?}"));
         }
         Ok(())
+    }
+
+    /// Notes of a worker become durable, so many at most; when all are, their runs hear of it.
+    pub(crate) fn note(&mut self, at: usize, most: usize) {
+        let Generation { workers, journals, component, processes, .. } =
+            self.generation.as_mut().expect("it has been started");
+        let (process, component) = (at * *processes / workers.len(), *component);
+        let Some(journal) = journals.get(process) else { return };
+        let worker = &mut workers[at];
+        let notes: Vec<Note> = worker.harness.notes()[worker.noted..].iter().take(most).cloned().collect();
+        for note in notes {
+            let (tell, told) = channel();
+            let bytes = note.bytes.clone();
+            let done = Box::new(move || {
+                // Whoever waits is still there.
+                let _ = tell.send(());
+            });
+            journal.put(Note { component, ..note }, done);
+            // Nothing comes of a log that has failed.
+            if told.recv().is_err() {
+                return;
+            }
+            worker.noted += 1;
+            self.trace.note(format_args!("worker {at}: {} notes are durable", worker.noted));
+            let (kept, given) = std::mem::take(&mut self.given)
+                .into_iter()
+                .partition(|(_, of_it)| bytes.windows(of_it.len()).any(|window| window == of_it));
+            self.given = given;
+            self.kept.extend::<Vec<i64>>(Vec::<(i64, Vec<u8>)>::into_iter(kept).map(|(receipt, _)| receipt).collect());
+        }
+        if worker.noted == worker.harness.notes().len() {
+            worker.harness.sync();
+        }
     }
 
     /// The sink stages what has come of a worker in epochs that are over.
@@ -647,6 +754,9 @@ impl<T: SimTime> Job<T> {
         if let Some(told) = generation.told.try_iter().last() {
             self.committed = told;
             self.trace.note(format_args!("committed: {told:?}"));
+            for worker in &mut generation.workers {
+                worker.harness.commit(told.unwrap_or(u64::MAX));
+            }
         }
         self.check_outside()?;
         let committed = self.committed;
@@ -676,6 +786,13 @@ impl<T: SimTime> Job<T> {
         for worker in 0..workers {
             self.advance(worker)?;
             self.step(worker, usize::MAX)?;
+            while self.unnoted(worker) {
+                self.note(worker, usize::MAX);
+                if self.failed()? {
+                    return Ok(());
+                }
+                self.step(worker, usize::MAX)?;
+            }
             while !self.failed()? && !self.running().workers[worker].blocks.is_empty() {
                 self.persist(worker)?;
             }
@@ -697,6 +814,14 @@ impl<T: SimTime> Job<T> {
         Ok(())
     }
 
+    /// Whether a worker has notes that are not durable.
+    fn unnoted(&self, at: usize) -> bool {
+        self.generation.as_ref().is_some_and(|generation| {
+            let worker = &generation.workers[at];
+            !generation.journals.is_empty() && worker.noted < worker.harness.notes().len()
+        })
+    }
+
     /// Sources and workers.
     pub(crate) fn width(&self) -> (usize, usize) {
         self.generation.as_ref().map_or((0, 0), |running| (running.sources.len(), running.workers.len()))
@@ -709,7 +834,8 @@ impl<T: SimTime> Job<T> {
 
     /// The facts of the checkpoint as one harness, when all is committed.
     pub(crate) fn restored(&mut self) -> Outcome<(Harness<u64, Record, Emit, T>, Places)> {
-        if let Some(Generation { logs, committer, told, .. }) = self.generation.take() {
+        if let Some(Generation { logs, journals, committer, told, .. }) = self.generation.take() {
+            journals.iter().for_each(LogJournal::close);
             drop((logs, committer));
             while told.recv().is_ok() {}
         }
@@ -720,7 +846,8 @@ impl<T: SimTime> Job<T> {
         ensure!(opened.frontier().is_none(), "D3: it would go on at {:?}", opened.frontier());
         let start = opened.resume(&self.shape()).map_err(|error| error.to_string())?;
         let component = start.components[0].number;
-        let harness = self.restore(&opened, component, (0, 1), u64::MAX >> 1)?;
+        let notes = self.case.journaled.then_some(&[][..]);
+        let harness = self.restore(&opened, component, (0, 1), u64::MAX >> 1, notes)?;
         let committer = opened.committer(start, self.publish(), Box::new(|_| {}), Control::detached());
         committer.map_err(|error| error.to_string())?.expect("process 0 has the committer").settle();
         self.check_outside()?;

@@ -13,6 +13,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::mailbox::{Mailbox, Waiting};
+use super::notes::Notes;
 use super::scheduled::Scheduled;
 use super::{ActiveRun, Arrived, Driver, Emission, KeyState};
 use crate::behavior::Behavior;
@@ -78,8 +79,12 @@ impl Persisted {
         match active {
             Some(active) => {
                 if self.run != Some(sequence) {
-                    let beginning = (&active.time, behavior.beginning(&active.run));
-                    facts.put(&What::Run, &beginning).unwrap_or_else(|e| panic!("a run cannot be encoded: {e}"));
+                    let (time, beginning) = (&active.time, behavior.beginning(&active.run));
+                    let written = match active.digest {
+                        0 => facts.put(&What::Run, &(time, beginning)),
+                        digest => facts.put(&What::Run, &(time, beginning, digest)),
+                    };
+                    written.unwrap_or_else(|e| panic!("a run cannot be encoded: {e}"));
                     self.run = Some(sequence);
                 }
                 let entries = &mut self.entries;
@@ -148,9 +153,12 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     }
 
     fn encode(&mut self, key: KeyId, epoch: u64) {
-        let Driver { seal, behavior, states, runs, carried, scheduled, .. } = self;
+        let Driver { seal, behavior, states, runs, carried, scheduled, notes, .. } = self;
         if let Some(seal) = seal {
-            seal.encode(key, epoch, |facts| write(behavior, states, runs, carried.as_mut(), scheduled, key, facts));
+            seal.encode(key, epoch, |facts| {
+                let unfinished = carried.as_mut().map(|carried| (carried, scheduled, notes.as_deref_mut()));
+                write(behavior, states, runs, unfinished, key, facts);
+            });
         }
     }
 
@@ -186,22 +194,27 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     }
 }
 
+/// What is unfinished, where it is carried, and notes of it.
+pub(super) type Unfinished<'a, T, I> = (&'a mut Carried, &'a mut Scheduled<T>, Option<&'a mut Notes<T, I>>);
+
 /// Writes all that has changed of a key.
 pub(super) fn write<T: EpochTime, B: Behavior>(
     behavior: &mut B,
     states: &mut [KeyState<T, B::Input>],
     runs: &mut Slab<ActiveRun<T, B::Run>>,
-    carried: Option<&mut Carried>,
-    scheduled: &mut Scheduled<T>,
+    unfinished: Option<Unfinished<'_, T, B::Input>>,
     key: KeyId,
     facts: &mut KeyWriter,
 ) {
     let state = &mut states[key.index()];
     facts.put_number(&What::Sequence, state.sequence);
-    match carried {
-        Some(carried) => {
+    match unfinished {
+        Some((carried, scheduled, notes)) => {
             carried.facts(behavior, state, runs, key, facts);
             scheduled.facts(key, facts);
+            if let Some(notes) = notes {
+                notes.facts(key, state.mailbox.is_some(), facts);
+            }
         }
         None => behavior.facts(key, None, facts),
     }

@@ -318,6 +318,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             // The end comes with inputs of later epochs: what is unfinished moves there first, as by single steps.
             self.advance(Some(last));
         }
+        if self.carried.is_some() {
+            self.store_notes();
+        }
         self.epoch = epoch;
         self.behavior.advance(epoch);
         let sequence = self.behavior.sequence();
@@ -556,6 +559,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         if self.carried.is_some() {
             let at = active.time.with_epoch(self.floor);
             self.before_run(head.key, &at, sink);
+            if let Some(notes) = self.notes.as_mut().filter(|notes| notes.has_past()) {
+                notes.goes_on(head.key);
+            }
             self.stage(&at, sink);
         } else if self.staged.as_ref() != Some(&active.time) {
             let time = active.time.clone();
@@ -736,11 +742,12 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
-        let Driver { seal, behavior, states, runs, carried, scheduled, open, epoch, .. } = self;
+        let Driver { seal, behavior, states, runs, carried, scheduled, notes, open, epoch, .. } = self;
         let Some(seal) = seal else { return false };
         let is_over = |e: u64| epoch.is_none_or(|now| e < now) && open.least_epoch().is_none_or(|least| e < least);
         let write = |key: KeyId, facts: &mut KeyWriter| {
-            carry::write(behavior, states, runs, carried.as_mut(), scheduled, key, facts);
+            let unfinished = carried.as_mut().map(|carried| (carried, &mut *scheduled, notes.as_deref_mut()));
+            carry::write(behavior, states, runs, unfinished, key, facts);
         };
         seal.close(write, is_over, &mut |block| sink.facts(block))
     }

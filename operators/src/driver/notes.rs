@@ -19,15 +19,20 @@ use std::collections::{BTreeMap, VecDeque};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 
+use super::mailbox::Waiting;
 use super::{Arrived, Driver, Emission, Sink};
 use crate::behavior::{Behavior, CallJob, PastRun, Progress, RunHead, RunNote, Work, notification_digest};
 use crate::completion::{CallRef, CallResult, Completion};
+use crate::fact::{KeyWriter, What};
 use crate::hash::stable_hash;
 use crate::journal::Written;
 use crate::keys::KeyId;
 use crate::slab::RunToken;
 use crate::time::EpochTime;
+
+const NOT_TAKEN: &str = "there is a journal of calls, which an agent without them cannot take over";
 
 /// A run that has begun, for the next note of its key.
 #[derive(Clone, Copy, Debug)]
@@ -45,19 +50,25 @@ struct Past<T, I> {
     journals: Vec<Journal>,
     /// Inputs whose turn has not come, with their digests, as they arrived.
     parked: VecDeque<(u64, Arrived<T, I>)>,
+    /// Whether there is a fact of journals, and whether that is of others.
+    stored: bool,
+    stale: bool,
 }
 
-#[derive(Debug)]
+/// What is known of a run that has not begun again, or that a checkpoint has in progress and which has not gone on.
+#[derive(Debug, Serialize, Deserialize)]
 struct Journal {
     epoch: u64,
     sequence: u64,
     digest: u64,
+    /// Whether a checkpoint has the run in progress.
+    begun: bool,
     run: PastRun,
 }
 
 impl<T, I> Default for Past<T, I> {
     fn default() -> Self {
-        Past { order: BTreeMap::new(), journals: Vec::new(), parked: VecDeque::new() }
+        Past { order: BTreeMap::new(), journals: Vec::new(), parked: VecDeque::new(), stored: false, stale: false }
     }
 }
 
@@ -73,7 +84,27 @@ impl<T, I> Past<T, I> {
     }
 
     fn is_over(&self) -> bool {
-        self.order.is_empty() && self.parked.is_empty() && self.journals.is_empty()
+        self.order.is_empty() && self.parked.is_empty() && self.journals.is_empty() && !self.stored
+    }
+
+    /// Takes back journals from facts, after those of notes: some of them may be in both.
+    fn take_back(&mut self, stored: Vec<Journal>) {
+        self.stored = true;
+        let mut noted = std::mem::replace(&mut self.journals, stored);
+        for journal in &mut self.journals {
+            let Some(at) = noted.iter().position(|noted| noted.run.journal == journal.run.journal) else { continue };
+            let noted = noted.swap_remove(at);
+            journal.epoch = journal.epoch.max(noted.epoch);
+            // The stored ones are all that were noted before the start that stored them. What came since is of later starts.
+            for body in noted.run.bodies {
+                if !journal.run.bodies.contains(&body) {
+                    journal.run.bodies.push(body);
+                    self.stale = true;
+                }
+            }
+        }
+        self.stale |= !noted.is_empty();
+        self.journals.append(&mut noted);
     }
 }
 
@@ -120,9 +151,10 @@ impl<T, I> Notes<T, I> {
     /// The journal of a run about an input of that digest, if there is one.
     fn claim(&mut self, key: KeyId, digest: u64) -> Option<PastRun> {
         let past = self.past.get_mut(&key)?;
-        let of_it = past.journals.iter().enumerate().filter(|(_, journal)| journal.digest == digest);
+        let of_it = past.journals.iter().enumerate().filter(|(_, journal)| journal.digest == digest && !journal.begun);
         let first = of_it.min_by_key(|(_, journal)| journal.sequence).map(|(at, _)| at);
         let run = first.map(|at| past.journals.swap_remove(at).run);
+        past.stale |= run.is_some();
         if past.is_over() {
             self.past.remove(&key);
         }
@@ -130,7 +162,61 @@ impl<T, I> Notes<T, I> {
     }
 }
 
+impl<T, I> Notes<T, I> {
+    /// Writes what runs of the key will begin with, if there is work that they may be about.
+    pub(super) fn facts(&mut self, key: KeyId, has_work: bool, facts: &mut KeyWriter) {
+        let Some(past) = self.past.get_mut(&key) else { return };
+        if past.journals.is_empty() {
+            if std::mem::take(&mut past.stored) {
+                facts.retire(&What::Notes);
+            }
+        } else if has_work && (past.stale || !past.stored) {
+            facts.put(&What::Notes, &past.journals).unwrap_or_else(|e| panic!("notes cannot be encoded: {e}"));
+            past.stored = true;
+        } else {
+            return;
+        }
+        past.stale = false;
+        if past.is_over() {
+            self.past.remove(&key);
+        }
+    }
+
+    /// The key's run in progress goes on: what it does next is facts of its own.
+    pub(super) fn goes_on(&mut self, key: KeyId) {
+        let Some(past) = self.past.get_mut(&key) else { return };
+        let before = past.journals.len();
+        past.journals.retain(|journal| !journal.begun);
+        past.stale |= past.journals.len() < before;
+        if past.is_over() {
+            self.past.remove(&key);
+        }
+    }
+
+    /// Keys with journals that are no facts, in order.
+    fn not_stored(&self) -> Vec<KeyId> {
+        let not_stored = self.past.iter().filter(|(_, past)| !past.journals.is_empty() && (past.stale || !past.stored));
+        let mut keys: Vec<KeyId> = not_stored.map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        keys
+    }
+}
+
 impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> {
+    /// An epoch is about to close, and its notes are let go of when it is committed: what is carried beyond it keeps its
+    /// own as facts.
+    pub(super) fn store_notes(&mut self) {
+        let keys = self.notes.as_ref().map(|notes| notes.not_stored()).unwrap_or_default();
+        for key in keys {
+            let Some(mailbox) = &self.states[key.index()].mailbox else { continue };
+            let run = mailbox.run.and_then(|run| self.runs.get(run)).map(|active| &active.time);
+            let Some(time) = run.or_else(|| mailbox.waiting.front().map(Waiting::time)) else { continue };
+            let at = self.at(time);
+            self.before_change(key, &at);
+            self.changed(key, &at);
+        }
+    }
+
     /// Takes back a note, after the facts and before [`Driver::restored`]. Those of one key come in the order in which they
     /// were made.
     ///
@@ -145,7 +231,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             self.admit();
         }
         let Some(notes) = &mut self.notes else {
-            return Err(format!("key {key:?} has a journal of calls, which an agent without them cannot take over"));
+            return Err(format!("key {key:?}: {NOT_TAKEN}"));
         };
         let past = notes.past.entry(id).or_default();
         past.order.extend(begun);
@@ -158,7 +244,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 // Of a run that began again, what it was before does not count.
                 past.journals.retain(|known| (known.sequence, known.digest) != (sequence, digest));
                 let run = PastRun { journal, bodies: vec![body] };
-                past.journals.push(Journal { epoch, sequence, digest, run });
+                past.journals.push(Journal { epoch, sequence, digest, begun: false, run });
             }
         }
         Ok(())
@@ -168,9 +254,18 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     ///
     /// # Errors
     /// What does not fit this program.
-    pub(super) fn restored_notes(&mut self) -> Result<(), String> {
+    pub(super) fn restored_notes(&mut self, stored: BTreeMap<KeyId, Vec<u8>>) -> Result<(), String> {
         let Driver { notes, states, runs, behavior, .. } = self;
-        let Some(notes) = notes else { return Ok(()) };
+        let Some(notes) = notes else {
+            return if stored.is_empty() { Ok(()) } else { Err(NOT_TAKEN.into()) };
+        };
+        let mut kept: HashMap<KeyId, Vec<u64>, FixedState> = HashMap::default();
+        for (key, bytes) in stored {
+            let journals: Vec<Journal> =
+                postcard::from_bytes(&bytes).map_err(|error| format!("notes of a key: {error}"))?;
+            kept.insert(key, journals.iter().map(|journal| journal.run.journal).collect());
+            notes.past.entry(key).or_default().take_back(journals);
+        }
         let mut taken = Ok(());
         notes.past.retain(|key, past| {
             let state = &states[key.index()];
@@ -185,18 +280,18 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             }
             let token = state.mailbox.as_ref().and_then(|mailbox| mailbox.run);
             if let Some(active) = token.and_then(|token| runs.get_mut(token)) {
-                let (sequence, digest) = (active.head.sequence, behavior.run_digest(&active.run));
-                let its = |journal: &Journal| {
-                    journal.sequence == sequence && digest.is_none_or(|digest| journal.digest == digest)
-                };
+                let (sequence, digest) = (active.head.sequence, active.digest);
+                let its = |journal: &Journal| journal.sequence == sequence && journal.digest == digest;
                 if let Some(at) = past.journals.iter().position(its) {
-                    active.digest = past.journals[at].digest;
-                    let given =
-                        behavior.restore_notes(&active.head, &mut active.run, past.journals.swap_remove(at).run);
+                    let journal = &mut past.journals[at];
+                    (active.digest, journal.begun) = (journal.digest, true);
+                    let given = behavior.restore_notes(&active.head, &mut active.run, &journal.run);
                     taken = std::mem::replace(&mut taken, Ok(())).and(given);
                 }
             }
-            past.journals.retain(|journal| journal.sequence > state.sequence);
+            let kept = kept.get(key).map_or(&[][..], Vec::as_slice);
+            let is_kept = |journal: &Journal| journal.begun || kept.contains(&journal.run.journal);
+            past.journals.retain(|journal| journal.sequence > state.sequence || is_kept(journal));
             !past.is_over()
         });
         taken
@@ -204,7 +299,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
 
     /// All epochs before `frontier` are committed.
     pub fn committed(&mut self, frontier: u64) {
-        let Some(notes) = &mut self.notes else { return };
+        let Driver { notes, states, carried, stats, .. } = self;
+        let Some(notes) = notes else { return };
         if frontier <= notes.committed {
             return;
         }
@@ -219,11 +315,13 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 }
             }
         }
-        let orphans = &mut self.stats.orphans;
-        notes.past.retain(|_, past| {
+        notes.past.retain(|key, past| {
+            // What is carried beyond its epoch may yet begin with one.
+            let works = carried.is_some() && states[key.index()].mailbox.is_some();
             let before = past.journals.len();
-            past.journals.retain(|journal| journal.epoch >= frontier);
-            *orphans += (before - past.journals.len()) as u64;
+            past.journals.retain(|journal| works || journal.epoch >= frontier);
+            past.stale |= past.journals.len() < before;
+            stats.orphans += (before - past.journals.len()) as u64;
             !past.is_over()
         });
     }

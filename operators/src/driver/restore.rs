@@ -25,6 +25,7 @@ pub(super) struct Restoring<T> {
     runs: BTreeMap<KeyId, Vec<u8>>,
     entries: BTreeMap<(KeyId, u64), Vec<u8>>,
     timers: BTreeMap<(KeyId, u64), Vec<u8>>,
+    notes: BTreeMap<KeyId, Vec<u8>>,
 }
 
 impl<T> Default for Restoring<T> {
@@ -35,6 +36,7 @@ impl<T> Default for Restoring<T> {
             runs: BTreeMap::new(),
             entries: BTreeMap::new(),
             timers: BTreeMap::new(),
+            notes: BTreeMap::new(),
         }
     }
 }
@@ -68,6 +70,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             What::Run => upsert(&mut self.restoring.runs, id, fact.value),
             What::Entry(n) => upsert(&mut self.restoring.entries, (id, *n), fact.value),
             What::Timer(n) => upsert(&mut self.restoring.timers, (id, *n), fact.value),
+            What::Notes => upsert(&mut self.restoring.notes, id, fact.value),
             what => self.behavior.restore(id, what, fact.value).map_err(|error| format!("key {key:?}: {error}"))?,
         }
         Ok(())
@@ -82,14 +85,15 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         self.start = resume;
         self.epoch = Some(resume);
         self.behavior.advance(self.epoch);
-        let Restoring { notifications, waiting, runs, entries, timers } = std::mem::take(&mut self.restoring);
+        let Restoring { notifications, waiting, runs, entries, timers, notes } = std::mem::take(&mut self.restoring);
         if self.carried.is_none() && !(waiting.is_empty() && runs.is_empty() && timers.is_empty()) {
             return Err("it has unfinished runs, which only an agent that carries them can take over".into());
         }
         let wrong = |error: postcard::Error| format!("unfinished work: {error}");
         let mut entries = entries.into_iter().peekable();
         for (key, bytes) in runs {
-            let (time, beginning): (T, Vec<u8>) = postcard::from_bytes(&bytes).map_err(wrong)?;
+            let ((time, beginning), rest): ((T, Vec<u8>), _) = postcard::take_from_bytes(&bytes).map_err(wrong)?;
+            let digest = if rest.is_empty() { None } else { Some(postcard::from_bytes(rest).map_err(wrong)?) };
             let mut journal = Vec::new();
             while let Some((_, entry)) = entries.next_if(|((of, _), _)| *of <= key) {
                 journal.push(entry);
@@ -99,7 +103,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             head.key = key;
             head.sequence = self.states[key.index()].sequence;
             let (run, anew) = self.behavior.restore_run(&head, &beginning, journal)?;
-            self.put_back(head, time, run, count, anew);
+            self.put_back(head, time, run, digest, (count, anew));
         }
         for ((key, n), bytes) in waiting {
             let (time, input): (T, Vec<u8>) = postcard::from_bytes(&bytes).map_err(wrong)?;
@@ -122,7 +126,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 persisted.next = n + 1;
             }
         }
-        self.restored_notes()?;
+        self.restored_notes(notes)?;
         for ((key, number), bytes) in timers {
             self.restore_scheduled(key, number, &bytes).map_err(wrong)?;
         }
@@ -138,7 +142,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     }
 
     /// Takes back a run in progress whose journal has `entries`, which it begins anew.
-    fn put_back(&mut self, head: RunHead, time: T, run: B::Run, entries: u64, anew: bool) {
+    fn put_back(&mut self, head: RunHead, time: T, run: B::Run, digest: Option<u64>, (entries, anew): (u64, bool)) {
         self.open.add(&self.at(&time), 1);
         if let Some(carried) = &mut self.carried {
             // No run has the number 0: what is stored is of another.
@@ -148,7 +152,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         }
         let deadline = self.deadline(head.token);
         // Whatever it notes from now on, has notes of before or not, is found by it.
-        let digest = self.notes.as_ref().and_then(|_| self.behavior.run_digest(&run)).unwrap_or(0);
+        let of_input = || self.behavior.run_digest(&run).unwrap_or(0);
+        let digest = self.notes.as_ref().map_or(0, |_| digest.unwrap_or_else(of_input));
         let active = ActiveRun {
             head,
             time,

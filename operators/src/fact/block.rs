@@ -101,6 +101,7 @@ const ENTRY: u8 = 7;
 const ROW: u8 = 8;
 const SIGNAL: u8 = 9;
 const TIMER: u8 = 10;
+const NOTES: u8 = 11;
 /// Keys with facts of at most so many bytes are copied faster.
 const SHORT: usize = 32;
 /// Behind the last fact of a key.
@@ -382,6 +383,7 @@ fn open_other(bytes: &mut Vec<u8>, what: &What) {
         What::Row => bytes.push(ROW),
         What::Signal(n) => tagged(bytes, SIGNAL, *n),
         What::Timer(n) => tagged(bytes, TIMER, *n),
+        What::Notes => bytes.push(NOTES),
     }
     bytes.push(0);
 }
@@ -580,6 +582,7 @@ impl<'a> Cursor<'a> {
             ROW => What::Row,
             SIGNAL => What::Signal(self.varint()?),
             TIMER => What::Timer(self.varint()?),
+            NOTES => What::Notes,
             _ => return Err(self.wrong("an unknown kind of fact")),
         }))
     }
@@ -611,13 +614,14 @@ mod tests {
         writer.key(3, &6, |key| key.extend_from_slice(b"b"), |facts| facts.retire(&What::Entry(900)));
         writer.key(4, &8, |_| {}, |facts| facts.put_bytes(&What::Signal(1 << 32), b"s"));
         writer.key(4, &8, |_| {}, |facts| facts.put_bytes(&What::Timer(2), b"tt"));
+        writer.key(4, &8, |_| {}, |facts| facts.put_bytes(&What::Notes, b"n"));
         one(&mut writer)
     }
 
     #[test]
     fn facts_come_back_as_they_were_written() {
         let block = sample();
-        assert_eq!(block.count, 6);
+        assert_eq!(block.count, 7);
         let facts = block.facts().unwrap();
         let brief: Vec<_> =
             facts.iter().map(|f| (f.time, f.group, &*f.key, f.what.clone(), f.value.as_ref().map(Vec::len))).collect();
@@ -629,6 +633,7 @@ mod tests {
                 (6, 3, &b"b"[..], What::Entry(900), None),
                 (8, 4, &b""[..], What::Signal(1 << 32), Some(1)),
                 (8, 4, &b""[..], What::Timer(2), Some(2)),
+                (8, 4, &b""[..], What::Notes, Some(1)),
                 (7, 900, &b""[..], What::Row, Some(0)),
             ]
         );
