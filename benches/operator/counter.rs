@@ -80,7 +80,7 @@ pub(crate) fn counter_u64(scale: Scale) -> Result<Vec<Row>, Error> {
 }
 
 /// From one worker to two, the fastest of five turns each: others use these cores as well.
-pub(crate) fn exchange(scale: Scale) -> Result<Vec<Row>, Error> {
+pub(crate) fn scaling(scale: Scale) -> Result<Vec<Row>, Error> {
     let mut best = Vec::new();
     for workers in [1, 2] {
         let (turns, inputs) = count_u64(scale, workers, 1_000_000)?;

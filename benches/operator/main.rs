@@ -16,7 +16,7 @@
 //! # Usage
 //! `cargo bench --bench operator [-- --quick] [-- --case NAME]`; `BENCH_QUICK=1` does as `--quick` does: tiny sizes, to see
 //! that the bench works. Results are printed, and written to `target/bench/operator.json`; after `--case` that file
-//! holds this case alone. Bytes and time per container between processes are the subject of the bench `exchange`.
+//! holds this case alone. With `--features abomonation` the case `exchange` has that container, too.
 #![forbid(unsafe_code)]
 
 mod baseline;
@@ -24,7 +24,10 @@ mod calls;
 #[path = "../support/cases.rs"]
 mod cases;
 mod chain;
+#[path = "../support/columnar.rs"]
+mod columns;
 mod counter;
+mod exchange;
 mod frontier;
 mod latency;
 #[path = "../support/measure.rs"]
@@ -39,6 +42,8 @@ mod suspended;
 use std::process::ExitCode;
 
 use cases::Case;
+use measure::{Error, Scale};
+use report::Row;
 
 /// In the order in which they run.
 const CASES: [Case; 8] = [
@@ -49,9 +54,16 @@ const CASES: [Case; 8] = [
     ("async", calls::calls),
     ("latency", latency::latency),
     ("frontier", frontier::frontier),
-    ("exchange", counter::exchange),
+    ("exchange", exchange),
 ];
 
+/// What crossing to another process costs, and what a second worker gains.
+fn exchange(scale: Scale) -> Result<Vec<Row>, Error> {
+    let mut rows = exchange::containers(scale)?;
+    rows.extend(counter::scaling(scale)?);
+    Ok(rows)
+}
+
 fn main() -> ExitCode {
-    cases::main("operator", &CASES)
+    exchange::second_process().unwrap_or_else(|| cases::main("operator", &CASES))
 }

@@ -18,7 +18,7 @@
 //!   the addresses remain, and a reader of the network learns them. The bytes differ from run to run.
 //! - The layout of a row is that of this exact binary: compiler, target, flags. Peers compare [`fingerprint`].
 //! - It wins little: timely's buffers are immutable, so the receiver copies each container once before it patches it.
-//!   `cargo bench --bench exchange --features abomonation` compares it with timely's default and with a columnar
+//!   `cargo bench --bench operator --features abomonation` compares it with timely's default and with a columnar
 //!   container, which is safe.
 //!
 //! Use it between the processes of one trusted binary on a private, authenticated network. Never for checkpoints,

@@ -20,23 +20,17 @@
 //! # Baseline
 //! Timely's default: `Vec` and bincode. The ratio is its time over the container's.
 //!
-//! # Usage
-//! `cargo bench --bench exchange [--features abomonation] [-- --quick]`; `BENCH_QUICK=1` does as `--quick` does: tiny
-//! sizes, to see that the bench works. Results are printed, and written to `target/bench/exchange.json`. Bytes are
-//! those of the containers that cross, without timely's frame around each.
-#![forbid(unsafe_code)]
-
-#[path = "support/columnar.rs"]
-mod columns;
+//! # More
+//! Bytes are those of the containers that cross, without timely's frame around each. Abomonation is there with `--features
+//! abomonation`.
 
 use std::cell::RefCell;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
-use std::{env, fs, io};
+use std::time::Duration;
+use std::{env, io};
 
 use columnar::{Columnar, Index};
 use serde::{Deserialize, Serialize};
@@ -53,7 +47,9 @@ use timely::dataflow::{InputHandle, ProbeHandle};
 use timely::worker::Worker;
 use timely::{Accountable, Container, WorkerConfig};
 
-use columns::{Column, ColumnBuilder};
+use crate::columns::{Column, ColumnBuilder};
+use crate::measure::{Error, Scale, mix, now};
+use crate::report::Row as Figures;
 
 /// Processes, and workers: one each.
 const PEERS: usize = 2;
@@ -65,8 +61,10 @@ const TEXT_BYTES: usize = 100;
 const EPOCHS_AHEAD: u64 = 3;
 /// How long the second process may take to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-type Error = Box<dyn std::error::Error + Send + Sync>;
+/// Where the second process finds the first.
+const PEER: &str = "BENCH_PEER";
+/// Tells the second process what the first was told.
+const QUICK: &str = "BENCH_QUICK";
 
 #[derive(Clone, Debug, Columnar, Serialize, Deserialize)]
 struct Row {
@@ -228,14 +226,6 @@ impl Source {
     }
 }
 
-/// Spreads a number over 64 bits (the finaliser of `SplitMix64`).
-#[inline]
-fn mix(number: u64) -> u64 {
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
-}
-
 /// What a worker has counted: rows per key, and bytes of text in all.
 #[derive(Clone, PartialEq)]
 struct Counts {
@@ -362,11 +352,6 @@ impl<W: Wire> Turns for Lane<W> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a bench measures the machine's time")]
-fn now() -> Instant {
-    Instant::now()
-}
-
 /// A container's turns.
 struct Measured {
     name: &'static str,
@@ -375,11 +360,11 @@ struct Measured {
 }
 
 impl Measured {
-    /// Nanoseconds per input: least, median, most.
-    fn ns_per_input(&self, size: Size) -> [f64; 3] {
+    /// By the median of its turns.
+    fn ns_per_input(&self, size: Size) -> f64 {
         let mut turns = self.turns.clone();
         turns.sort();
-        [0, turns.len() / 2, turns.len() - 1].map(|at| turns[at].as_nanos() as f64 / size.inputs() as f64)
+        turns[turns.len() / 2].as_nanos() as f64 / size.inputs() as f64
     }
 }
 
@@ -446,14 +431,13 @@ fn accept(listener: &TcpListener, peer: &mut Child) -> Result<TcpStream, Error> 
     Err(format!("the second process did not connect within {CONNECT_TIMEOUT:?}").into())
 }
 
-/// The first process: starts the second, measures, reports.
-fn run_first(size: Size, quick: bool) -> Result<(), Error> {
+/// The first process: starts the second, and measures.
+pub(crate) fn containers(scale: Scale) -> Result<Vec<Figures>, Error> {
+    let size = if scale.quick { Size::QUICK } else { Size::FULL };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let mut command = Command::new(env::current_exe()?);
-    command.arg("--peer").arg(listener.local_addr()?.to_string()).stdout(Stdio::null());
-    if quick {
-        command.arg("--quick");
-    }
+    command.env(PEER, listener.local_addr()?.to_string()).stdout(Stdio::null());
+    command.env(QUICK, if scale.quick { "1" } else { "0" });
     let mut peer = command.spawn()?;
     let measured = accept(&listener, &mut peer).and_then(|socket| run_process(0, socket, size));
     if measured.is_err() {
@@ -465,96 +449,26 @@ fn run_first(size: Size, quick: bool) -> Result<(), Error> {
     if !status.success() {
         return Err(format!("the second process failed: {status}").into());
     }
-    print(&measured, size);
-    let path = write_json(&measured, size)?;
-    println!("written to {}", path.display());
-    Ok(())
+    let rate = |container: &Measured| 1e9 / container.ns_per_input(size);
+    let baseline = rate(&measured[0]);
+    let row = |container: &Measured| {
+        Figures::new(format!("exchange/{}", container.name), PEERS, rate(container), baseline)
+            .also("bytes_per_input", container.bytes_per_input)
+            .also("ns_per_input", container.ns_per_input(size))
+    };
+    Ok(measured.iter().map(row).collect())
 }
 
-fn print(measured: &[Measured], size: Size) {
-    println!(
-        "exchange between {PEERS} processes of one worker: {} inputs per turn, {} turns each",
-        size.inputs(),
-        size.turns
-    );
-    println!(
-        "{:<14}{:>14}{:>14}{:>18}{:>14}{:>8}",
-        "container", "bytes/input", "ns/input", "(least–most)", "inputs/s", "ratio"
-    );
-    let baseline = measured[0].ns_per_input(size)[1];
-    for container in measured {
-        let [least, median, most] = container.ns_per_input(size);
-        println!(
-            "{:<14}{:>14.1}{:>14.1}{:>18}{:>14.0}{:>8.2}",
-            container.name,
-            container.bytes_per_input,
-            median,
-            format!("({least:.1}–{most:.1})"),
-            1e9 / median,
-            baseline / median,
-        );
-    }
-    if cfg!(not(feature = "abomonation")) {
-        println!("abomonation is not built in: --features abomonation");
-    }
-}
-
-fn write_json(measured: &[Measured], size: Size) -> Result<PathBuf, Error> {
-    let baseline = measured[0].ns_per_input(size)[1];
-    let containers: Vec<_> = measured
-        .iter()
-        .map(|container| {
-            let [_, median, _] = container.ns_per_input(size);
-            serde_json::json!({
-                "name": format!("exchange/{}", container.name),
-                "workers": PEERS,
-                "events_per_second": 1e9 / median,
-                "baseline_events_per_second": 1e9 / baseline,
-                "ratio": baseline / median,
-                "bytes_per_input": container.bytes_per_input,
-                "ns_per_input": median,
-            })
-        })
-        .collect();
-    // Cargo's folder for a bench's files lies in the target folder, wherever that is.
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let folder = target.parent().unwrap_or(target).join("bench");
-    fs::create_dir_all(&folder)?;
-    let path = folder.join("exchange.json");
-    fs::write(&path, serde_json::to_string_pretty(&containers)? + "\n")?;
-    Ok(path)
-}
-
-fn run() -> Result<(), Error> {
-    let mut quick = env::var("BENCH_QUICK").is_ok_and(|value| value != "0");
-    let mut first: Option<SocketAddr> = None;
-    let mut arguments = env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--quick" => quick = true,
-            // Cargo says so to every bench.
-            "--bench" => {}
-            "--peer" => first = Some(arguments.next().ok_or("--peer needs an address")?.parse()?),
-            _ => return Err(format!("unknown argument {argument}; there is --quick").into()),
-        }
-    }
-    let size = if quick { Size::QUICK } else { Size::FULL };
-    match first {
-        None => run_first(size, quick),
-        Some(first) => {
-            let socket = TcpStream::connect(first)
-                .map_err(|error| format!("the first process does not answer at {first}: {error}"))?;
-            run_process(1, socket, size).map(drop)
-        }
-    }
-}
-
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
+/// What the second process comes to; nothing in the first.
+pub(crate) fn second_process() -> Option<ExitCode> {
+    let first = env::var(PEER).ok()?;
+    let size = if env::var(QUICK).is_ok_and(|quick| quick == "1") { Size::QUICK } else { Size::FULL };
+    let ran = TcpStream::connect(&first).map_err(Error::from).and_then(|socket| run_process(1, socket, size));
+    Some(match ran {
+        Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("exchange: {error}");
+            eprintln!("the second process, with the first at {first}: {error}");
             ExitCode::FAILURE
         }
-    }
+    })
 }
