@@ -33,6 +33,7 @@ use crate::journal::{Asked, End, Given, Name, Recorded};
 use crate::memory::{Entry, Memory};
 use crate::notes::Noting;
 use crate::plan::Program;
+use crate::record::{Keeping, Record};
 use crate::resource::Resources;
 use crate::signal::{Signals, Taken};
 use crate::tagged::{EventRecord, SentEvent, Tagged};
@@ -398,6 +399,17 @@ pub(crate) struct Core<O: 'static> {
     pub(crate) replayed: Cell<u64>,
     /// How often a run has left its journal.
     pub(crate) diverged: Cell<u64>,
+    /// Whether runs are recorded when they are over.
+    pub(crate) retains: Cell<bool>,
+    /// What is kept of the active run, and of the run that has just ended.
+    pub(crate) keeping: RefCell<Option<Box<Keeping>>>,
+    pub(crate) kept: RefCell<Option<Box<Record>>>,
+    /// How many of the outputs and tagged items were there before the active run was driven.
+    pub(crate) put_from: Cell<(usize, usize)>,
+    /// Whether runs are done again outside a job: who leaves its journal says so, and goes on.
+    pub(crate) outside: Cell<bool>,
+    /// Where that was.
+    pub(crate) left: RefCell<Option<String>>,
     /// Whether `history` is kept.
     keeps_sent: bool,
     /// Hash of the agent's name.
@@ -441,6 +453,12 @@ impl<O> Core<O> {
             journal: Cell::new(None),
             replayed: Cell::new(0),
             diverged: Cell::new(0),
+            retains: Cell::new(false),
+            keeping: RefCell::default(),
+            kept: RefCell::default(),
+            put_from: Cell::new((0, 0)),
+            outside: Cell::new(false),
+            left: RefCell::default(),
             keeps_sent,
             name_hash: stable_hash(&program.name),
             program,
@@ -553,6 +571,9 @@ impl<O> Core<O> {
         self.common.returned.borrow_mut().clear();
         if self.records {
             *self.recorded.borrow_mut() = None;
+        }
+        if self.retains.get() {
+            *self.keeping.borrow_mut() = None;
         }
         self.common.attention.set(self.keeps_sent);
     }

@@ -48,6 +48,8 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         };
         match self.changed(noting.actions()) {
             Ok(_) => {}
+            // What another version does is the question then.
+            Err(_) if core.outside.get() => {}
             Err(message) => match self.version_changed(head, &message) {
                 Err(message) => {
                     let core = &self.opened().1.core;
@@ -66,6 +68,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         if core.past.take().is_some() {
             core.common.head.set(head);
             let message = "the run does not go the way of its journal: it ends without the calls that it made then";
+            if core.outside.get() {
+                *core.left.borrow_mut() = Some("it ends without a wait".to_owned());
+                return progress;
+            }
             return Progress::Failed(Box::new(core.failure("", message)));
         }
         progress
@@ -87,8 +93,12 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         match followed {
             Ok(progress) => progress,
             Err(message) => {
+                let outside = core.outside.get();
+                if outside {
+                    core.left.borrow_mut().get_or_insert(message.clone());
+                }
                 let message = format!("run {} of the key does not go the way of its journal: {message}", head.sequence);
-                if core.program.divergence == Divergence::Strict {
+                if core.program.divergence == Divergence::Strict && !outside {
                     return Some(Progress::Failed(Box::new(core.failure("", message))));
                 }
                 let (key, agent) = (core.keys.text(core.key()), &core.program.name);

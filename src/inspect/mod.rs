@@ -35,7 +35,7 @@ use self::agent::{AgentState, Facts};
 use self::collection::CollectionState;
 pub(crate) use self::description::Description;
 use self::formats::Formats;
-pub use self::replay::{Outcome, Replayed, replay};
+pub use self::replay::{Difference, Replayed, replay};
 pub use self::run::{ActionVersion, Attempt, Dropped, Event, RunJournal, State, Step, StoredNotes, Task, Try, Wait};
 use crate::format::hex;
 

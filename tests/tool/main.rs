@@ -9,6 +9,7 @@
 mod damaged;
 mod jobs;
 mod live;
+mod rules;
 mod runs;
 mod support;
 mod unfinished;

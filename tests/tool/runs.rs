@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use timely_agents::cluster::{ClusterConfig, Failure, FailureKind};
-use timely_agents::inspect::{self, Outcome as Replay};
+use timely_agents::inspect::{self, Difference, State};
 use timely_agents::prelude::*;
 use timely_agents::{Plan, Program, execute_with};
 use timely_agents_operators::checkpoint::{Checkpoints, DirStore};
@@ -306,25 +306,27 @@ fn unfinished_runs_are_replayed_against_the_program_at_hand() {
     let before = files(place.path());
     let store = DirStore::existing(place.path()).expect("a directory");
     let replayed = |plan: &Plan<Order, u32>, key: Option<&str>| {
-        let mut runs = inspect::replay::<u64, String, _, _>(plan, &store, key).expect("it can be replayed");
+        let mut runs = inspect::replay::<u64, String, _, _>(plan, &store, key, None).expect("it can be replayed");
         assert_eq!(runs.len(), 1, "{runs:?}");
         runs.remove(0)
     };
     let same = replayed(&plan(true, true), None);
-    assert_eq!((&same.key, same.sequence, &same.outcome), (&json!("a"), 3, &Replay::Same), "{same}");
+    assert_eq!((&same.key, same.sequence, same.state), (&json!("a"), 3, State::Unfinished), "{same}");
+    assert!(same.is_same(), "{same}");
     assert_eq!((same.calls.len(), same.outputs, same.over), (0, 0, false), "{same}");
 
     let prompt = replayed(&plan_of(true, true, "the order", "approval"), Some("a"));
-    let Replay::Differs(why) = &prompt.outcome else { panic!("{prompt}") };
+    let [Difference::Call(why)] = &prompt.differences[..] else { panic!("{prompt}") };
     for part in ["run 3", "\"take\"", "wait 1", "\"describe\"", "number 0"] {
         assert!(why.contains(part), "no {part:?}: {why}");
     }
     let rule = replayed(&plan_of(true, true, "an order", "clerk"), None);
-    assert_eq!((&rule.outcome, &rule.calls[..]), (&Replay::Same, &["clerk".to_owned()][..]), "a new call: {rule}");
+    assert_eq!((rule.is_same(), &rule.calls[..]), (true, &["clerk".to_owned()][..]), "a new call: {rule}");
 
-    let unknown = inspect::replay::<u64, String, _, _>(&plan(true, true), &store, Some("b")).expect_err("no key b");
+    let unknown =
+        inspect::replay::<u64, String, _, _>(&plan(true, true), &store, Some("b"), None).expect_err("no key b");
     assert!(unknown.to_string().contains("no key b"), "{unknown}");
-    let other = inspect::replay::<u64, u32, _, _>(&plan(true, true), &store, None).expect_err("other keys");
+    let other = inspect::replay::<u64, u32, _, _>(&plan(true, true), &store, None, None).expect_err("other keys");
     assert!(other.to_string().contains("keys"), "{other}");
     assert!(files(place.path()) == before, "nothing is changed");
 

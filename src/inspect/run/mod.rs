@@ -48,6 +48,10 @@ impl StoredNotes {
         Ok(StoredNotes(notes))
     }
 
+    pub(super) fn all(&self) -> impl Iterator<Item = &StoredNote> {
+        self.0.iter()
+    }
+
     /// Those of a key.
     pub(super) fn of(&self, component: u32, key: &[u8]) -> Vec<StoredNote> {
         self.0.iter().filter(|note| note.component == component && note.key == key).cloned().collect()
