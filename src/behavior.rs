@@ -33,7 +33,7 @@ use crate::ctx::Ctx;
 use crate::event::{Notification, Payload};
 use crate::journal::{self, Entry, Packed, Sent};
 use crate::plan::{INPUT, Inner, NOTIFICATION, Plan};
-use crate::record::About;
+use crate::record::{About, RunEnd};
 use crate::run::Run;
 use crate::stats::ActionStats;
 use crate::tagged::Tagged;
@@ -209,7 +209,13 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     }
 
     fn discard(&mut self, head: &RunHead, input: I, reason: &str) {
-        self.opened().1.core.common.head.set(head);
+        let core = Rc::clone(&self.opened().1.core);
+        core.common.head.set(head);
+        if core.retains.get() {
+            core.begin_keeping(About::Input(journal::encode(&input)));
+            core.keep_end(RunEnd::NotBegun(reason.to_owned()));
+            core.keep_run(head.key);
+        }
         self.dead_letter(Some(Rc::new(input)), String::new(), 0, reason.to_owned());
     }
 

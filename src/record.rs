@@ -76,6 +76,8 @@ pub(crate) enum RunEnd {
     Dead(String),
     /// It was cut short from outside: cancelled, or it took too long.
     Cut(String),
+    /// It was cancelled before it began.
+    NotBegun(String),
 }
 
 /// A place in memory that a run has changed.

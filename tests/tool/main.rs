@@ -7,6 +7,7 @@
 //! - The wording of errors beyond what they must name.
 
 mod damaged;
+mod exact;
 mod jobs;
 mod live;
 mod rules;

@@ -152,7 +152,7 @@ fn oldest(dir: &Path) -> Option<u64> {
 }
 
 /// A copy that nobody holds: of a job that was stopped in this process something goes on for a while.
-fn still(dir: &Path) -> TempDir {
+pub(crate) fn still(dir: &Path) -> TempDir {
     let place = tempfile::tempdir().expect("a directory");
     for folder in ["aside", "base", "chain", "log"] {
         fs::create_dir_all(place.path().join(folder)).expect("a folder");

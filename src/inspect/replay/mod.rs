@@ -75,7 +75,7 @@ impl Display for Replayed {
             let calls: Vec<String> = calls.iter().map(|name| format!("{name:?}")).collect();
             write!(f, ", goes on with call {}", calls.join(", "))?;
         } else if !over && differences.is_empty() {
-            f.write_str(", waits")?;
+            f.write_str(if unfinished { ", waits" } else { ", and was cut short there" })?;
         } else if unfinished && differences.is_empty() {
             f.write_str(", ends without another call")?;
         }

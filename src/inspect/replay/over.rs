@@ -38,6 +38,16 @@ pub(super) struct Over<'a, T> {
     pub(super) found: &'a Memory,
 }
 
+/// How far runs can be compared.
+#[derive(Clone, Copy)]
+enum Far {
+    /// As far as both have come.
+    AsItGoes,
+    /// As far as the run has come now.
+    ToACall,
+    ToTheEnd,
+}
+
 pub(super) fn read<T: EpochTime>(record: &RunRecord) -> Result<(T, Record), postcard::Error> {
     Ok((postcard::from_bytes(&record.time)?, postcard::from_bytes(&record.body)?))
 }
@@ -97,6 +107,9 @@ impl<T: EpochTime> Over<'_, T> {
             outputs: 0,
             over: false,
         };
+        if matches!(self.body.end, RunEnd::NotBegun(_)) {
+            return Ok(replayed);
+        }
         let harness = Harness::<K, I, O, T>::over_time(plan, move |_: &I| key.clone())
             .map_err(|failure| Failure::data(format!("agent {}: {}", failure.agent, failure.message)))?;
         let harness = harness.outside(self.journal(bytes, digest)).restored_by(epoch, |take| {
@@ -136,34 +149,39 @@ impl<T: EpochTime> Over<'_, T> {
         replayed.calls = harness.calls().into_iter().map(|call| call.name).collect();
         let differences = &mut replayed.differences;
         differences.extend(left.iter().cloned().map(Difference::Call));
-        match &again {
-            Some(again) => {
+        // Who was cut short may go further now, up to a wait.
+        let far = match &again {
+            _ if cut => Far::AsItGoes,
+            None => Far::ToACall,
+            Some(_) => Far::ToTheEnd,
+        };
+        let puts = again.as_ref().map_or(Puts { outputs, sides: BTreeMap::new() }, |again| again.puts.clone());
+        self.puts(&puts, far, differences);
+        replayed.outputs = puts.outputs.len();
+        let recorded = end(&self.body.end);
+        match (again, failure) {
+            (Some(again), _) => {
                 if left.is_some() {
-                    self.calls_left_out(again, differences);
+                    self.calls_left_out(&again, differences);
                 }
-                self.puts(&again.puts, false, differences);
-                self.memory(&agent.formats, again, differences);
-                let (recorded, now) = (end(&self.body.end), end(&again.end));
-                if recorded != now {
-                    differences.push(Difference::End { recorded, replayed: now });
-                }
-                replayed.outputs = again.puts.outputs.len();
-            }
-            None => {
-                let puts = Puts { outputs, sides: BTreeMap::new() };
-                replayed.outputs = puts.outputs.len();
-                self.puts(&puts, true, differences);
-                if let Some(failure) = failure {
-                    let recorded = end(&self.body.end);
-                    differences.push(Difference::End { recorded, replayed: format!("fails the job: {failure}") });
-                } else if !cut && left.is_none() {
-                    let asks = replayed.calls.iter().map(|name| Difference::Call(format!("it asks for {name:?} now")));
-                    differences.extend(asks);
-                    if replayed.calls.is_empty() {
-                        differences
-                            .push(Difference::End { recorded: end(&self.body.end), replayed: "waits".to_owned() });
+                if !cut {
+                    self.memory(&agent.formats, &again, differences);
+                    let replayed = end(&again.end);
+                    if recorded != replayed {
+                        differences.push(Difference::End { recorded, replayed });
                     }
                 }
+            }
+            (None, Some(failure)) => {
+                differences.push(Difference::End { recorded, replayed: format!("fails the job: {failure}") });
+            }
+            (None, None) if cut || left.is_some() => {}
+            (None, None) if replayed.calls.is_empty() => {
+                differences.push(Difference::End { recorded, replayed: "waits".to_owned() });
+            }
+            (None, None) => {
+                let asks = replayed.calls.iter().map(|name| Difference::Call(format!("it asks for {name:?} now")));
+                differences.extend(asks);
             }
         }
         Ok(replayed)
@@ -198,13 +216,17 @@ impl<T: EpochTime> Over<'_, T> {
         }
     }
 
-    /// Compares what was put out, as far as the run has come.
-    fn puts(&self, again: &Puts, so_far: bool, differences: &mut Vec<Difference>) {
+    /// Compares what was put out.
+    fn puts(&self, again: &Puts, far: Far, differences: &mut Vec<Difference>) {
         let value = |text: &Option<String>| {
             text.as_ref().map_or(Value::Null, |text| serde_json::from_str(text).unwrap_or(Value::Null))
         };
         let (then, now) = (&self.body.puts.outputs, &again.outputs);
-        let count = if so_far { now.len() } else { then.len().max(now.len()) };
+        let count = match far {
+            Far::AsItGoes => then.len().min(now.len()),
+            Far::ToACall => now.len(),
+            Far::ToTheEnd => then.len().max(now.len()),
+        };
         for at in 0..count {
             let differ = match (then.get(at), now.get(at)) {
                 (Some(Some(then)), Some(Some(now))) => then != now,
@@ -215,7 +237,7 @@ impl<T: EpochTime> Over<'_, T> {
                 differences.push(Difference::Output { number: at + 1, recorded, replayed });
             }
         }
-        if so_far {
+        if !matches!(far, Far::ToTheEnd) {
             return;
         }
         let (then, now) = (&self.body.puts.sides, &again.sides);
@@ -264,7 +286,7 @@ fn end(end: &RunEnd) -> String {
     match end {
         RunEnd::Done => "done".to_owned(),
         RunEnd::Dead(why) => format!("dead letter: {why}"),
-        RunEnd::Cut(why) => format!("cut short: {why}"),
+        RunEnd::Cut(why) | RunEnd::NotBegun(why) => format!("cut short: {why}"),
     }
 }
 
