@@ -25,7 +25,7 @@ use timely_agents_operators::hash::{mix, stable_hash};
 use timely_agents_operators::keys::{Key, KeyId, SharedKeys};
 use timely_agents_operators::slab::{RunToken, Slab};
 
-use crate::call::Memo;
+use crate::call::{Memo, ToldResult};
 use crate::error::Error;
 use crate::event::{Payload, names};
 use crate::follow::Held;
@@ -201,6 +201,9 @@ pub(crate) struct Common {
     pub(crate) signals: RefCell<Signals>,
     /// Waits that have given a signal back, which others of the run may wait for.
     pub(crate) returned: RefCell<Vec<(Name, u64)>>,
+    /// Whether somebody looks at results of calls, and those that tasks have taken then.
+    pub(crate) shows_results: Cell<bool>,
+    pub(crate) results: RefCell<Vec<ToldResult>>,
 }
 
 impl Common {
@@ -219,6 +222,8 @@ impl Common {
             held: RefCell::default(),
             signals: RefCell::default(),
             returned: RefCell::default(),
+            shows_results: Cell::new(false),
+            results: RefCell::default(),
         }
     }
 

@@ -36,6 +36,7 @@ const REPLAY: &str = "replay";
 const REPLAY_AGENT: &str = "replay-agent";
 const REPLAY_KEY: &str = "replay-key";
 const REPLAY_RUN: &str = "replay-run";
+const REPLAY_JSON: &str = "replay-json";
 
 /// A program with options of its own.
 ///
@@ -97,7 +98,7 @@ impl Program {
             assert!(!names.contains(&name), "the option --{name} is the runtime's");
             options.optopt("", name, &format!("{what} (default {default})"), "NUM");
         }
-        for name in [CHECKPOINTS, TAKE_OVER, RETAIN, REPLAY, REPLAY_AGENT, REPLAY_KEY, REPLAY_RUN] {
+        for name in [CHECKPOINTS, TAKE_OVER, RETAIN, REPLAY, REPLAY_AGENT, REPLAY_KEY, REPLAY_RUN, REPLAY_JSON] {
             assert!(!names.contains(&name), "the option --{name} is the job's");
         }
         options.optopt(
@@ -119,6 +120,7 @@ impl Program {
         options.optopt("", REPLAY_AGENT, "only those of this agent", "NAME");
         options.optopt("", REPLAY_KEY, "only those of this key, as it shows", "KEY");
         options.optopt("", REPLAY_RUN, "only the run of this number among those of its key, from 1", "NUM");
+        options.optflag("", REPLAY_JSON, "print what comes of it as JSON, a line for each run");
         options.optflag("", "help", "print this");
         options
     }
@@ -254,7 +256,12 @@ impl Arguments {
         let (key, sequence) = (self.matches.opt_str(REPLAY_KEY), self.parsed(REPLAY_RUN)?);
         let runs = inspect::replay::<T, K, I, O>(plan, &store, key.as_deref(), sequence)?;
         for run in &runs {
-            println!("agent {}, {run}", plan.name());
+            if self.matches.opt_present(REPLAY_JSON) {
+                let line = serde_json::to_string(run);
+                println!("{}", line.map_err(|error| Failure::data(format!("a run cannot be shown: {error}")))?);
+            } else {
+                println!("{run}");
+            }
         }
         let mut replayed = self.replayed.lock().unwrap_or_else(PoisonError::into_inner);
         replayed.agents += 1;
@@ -277,6 +284,7 @@ impl Arguments {
                 let of = self.matches.opt_str(REPLAY_AGENT).map_or_else(String::new, |name| format!(" {name:?}"));
                 Err(Failure::usage(format!("--{REPLAY}: this program replays no agent{of}: it says which by `replay`")))
             }
+            (_, 0) if self.matches.opt_present(REPLAY_JSON) => Ok(()),
             (_, 0) => {
                 println!("{runs} runs, and none differs");
                 Ok(())

@@ -285,11 +285,38 @@ fn check(jobs: &Jobs, what: &str) {
     let bonus = jobs.replay(&["--key", "c", "--sequence", "1"], &["--bonus", "1"]);
     assert_differs(&bonus, &["agent spending, key \"c\", run 1: DIFFERS", "memory spent: recorded 2, replayed 3"]);
     assert_eq!(lines(&bonus).len(), 2, "{what}: {bonus:#?}");
+    results(jobs, what);
     assert!(files(&jobs.checkpoints()) == before, "{what}: nothing is changed");
     let none = jobs.replay(&["--key", "c", "--sequence", "100"], &[]);
     assert_eq!(none.code, Some(1), "{none:#?}");
     assert!(none.stderr.contains("no run 100"), "{none:#?}");
     assert_eq!(jobs.replay(&["--agent", "nobody"], &[]).code, Some(2));
+}
+
+/// The sixth order of shop `e` is the first that has somebody asked.
+fn results(jobs: &Jobs, what: &str) {
+    let (dir, script) = (jobs.checkpoints(), jobs.script());
+    let (dir, script) = (dir.to_str().expect("UTF-8"), script.to_str().expect("UTF-8"));
+    let journal =
+        |more: &[&str]| run(&[&["run", dir, "--agent", "spending", "--key", "e", "--sequence", "6"], more].concat());
+    let bytes = journal(&[]);
+    let text = bytes.lines().join("\n");
+    for part in
+        ["input [\"e\",9]", "gave 0x013b", "put out \"", "memory spent: was 50, is 0", "memory last.answer: was null"]
+    {
+        assert!(text.contains(part), "{what}, no {part:?}: {text}");
+    }
+    let form = if jobs.carry { "carry" } else { "hold" };
+    let values = journal(&["--program", script, "--", "--form-of-work", form]);
+    let text = values.lines().join("\n");
+    for part in ["call \"clerk\"", "gave {\"Err\":59}", "call \"note\""] {
+        assert!(text.contains(part), "{what}, no {part:?}: {text}");
+    }
+    assert!(!text.contains("gave 0x"), "{what}: {text}");
+    let wrong = journal(&["--program", script, "--", "--no-option"]);
+    wrong.assert_refused(1, &["does not do the run again", "no-option"]);
+    journal(&["--no-program"]).assert_refused(2, &["no-program"]);
+    journal(&["surplus"]).assert_refused(2, &["surplus"]);
 }
 
 #[test]

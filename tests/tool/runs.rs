@@ -258,14 +258,19 @@ fn journals_that_are_retained_show_runs_that_are_over() {
         let dir = place.path();
         let check = || {
             let first = parsed(dir, &["--sequence", "1"]);
-            assert_eq!((&first["state"], &first["runs"], &first["others"]), (&json!("over"), &json!(3), &json!([3])));
+            assert_eq!(
+                (&first["state"], &first["runs"], &first["others"]),
+                (&json!("over"), &json!(3), &json!([2, 3]))
+            );
             let take = &first["tasks"][0];
             assert_eq!(take["attempts"][0]["state"], "over", "{first:#}");
             check_calls(take);
+            assert_eq!(first["input"], json!(["a", 7]), "{first:#}");
             assert_eq!(parsed(dir, &[])["sequence"], 3, "the newest");
+            let second = parsed(dir, &["--sequence", "2"]);
+            assert_eq!((&second["input"], &second["tasks"][0]["attempts"][0]["waits"]), (&json!(["a", 0]), &json!([])));
         };
         check();
-        journal(dir, &["--sequence", "2"]).assert_refused(1, &["run 2", "1, 3"]);
         journal(dir, &["--sequence", "4"]).assert_refused(1, &["no run 4", "3 runs"]);
         let wrong =
             |agent: &str, key: &str| run(&["run", dir.to_str().expect("UTF-8"), "--agent", agent, "--key", key]);

@@ -12,7 +12,7 @@ use crate::ending::Ending;
 pub(crate) const COMMAND: Command = Command {
     name: "replay",
     of: "",
-    operands: "DIR --program PATH [--agent NAME] [--key KEY] [--sequence NUM] [-- OPTIONS]",
+    operands: "DIR --program PATH [--agent NAME] [--key KEY] [--sequence NUM] [--json] [-- OPTIONS]",
     most: usize::MAX,
     brief: "Replays runs against a program, makes no call, and prints what differs",
     about: "This tool does not know your program: it starts it with --replay DIR and with what follows --, which programs have\n\
@@ -25,6 +25,7 @@ pub(crate) const COMMAND: Command = Command {
         options.optopt("", "program", "the program, as it would be started", "PATH");
         options.optopt("", "agent", "only runs of this agent", "NAME");
         options.optopt("", "key", "only runs of this key, as it shows", "KEY");
+        options.optflag("", "json", "as JSON, a line for each run");
         options.optopt("", "sequence", "only the run of this number among those of its key, from 1", "NUM");
     },
     run,
@@ -42,6 +43,9 @@ fn run(matches: &Matches) -> Ending {
         if let Some(value) = matches.opt_str(name) {
             process.arg(option).arg(value);
         }
+    }
+    if matches.opt_present("json") {
+        process.arg("--replay-json");
     }
     let status = process.status().map_err(|error| Failure::data(format!("{program} cannot be started: {error}")))?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))

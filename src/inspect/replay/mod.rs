@@ -18,7 +18,7 @@ mod unfinished;
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use timely_agents_operators::checkpoint::{
     Catalogue, CheckpointStore, Component, ComponentKind, Error, Manifest, Shape,
@@ -35,13 +35,45 @@ use super::formats::Formats;
 use super::run::{State, StoredNotes};
 use super::{Selection, list, order};
 use crate::agent::Input;
+use crate::call::{ToldResult, place_of};
 use crate::format::Format;
 use crate::journal::{Entry, holding};
 use crate::plan::Plan;
 
+/// What a call has given, as its program knows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CallResult {
+    /// The task's place in the run, as a [`Task`](super::Task) has it.
+    pub task: String,
+    /// The attempt of the task, from 1.
+    pub task_attempt: u32,
+    /// The call's place among the waits of its task.
+    pub wait: u32,
+    /// The attempt of the call, from 1.
+    pub attempt: u32,
+    /// What it gave.
+    pub value: Value,
+}
+
+impl CallResult {
+    fn of(told: ToldResult) -> Self {
+        let ToldResult { task, ordinal, value } = told;
+        let (wait, number) = place_of(ordinal);
+        CallResult {
+            task: format!("{:016x}", task.path),
+            task_attempt: task.attempt,
+            wait,
+            attempt: number / 2 + 1,
+            value: serde_json::from_str(&value).unwrap_or(Value::Null),
+        }
+    }
+}
+
 /// A run, done again.
 #[derive(Clone, Debug, Serialize)]
 pub struct Replayed {
+    /// The agent.
+    pub agent: String,
     /// The key, as it shows.
     pub key: Value,
     /// The run's number among those of its key.
@@ -56,6 +88,8 @@ pub struct Replayed {
     pub outputs: usize,
     /// Whether it is over then.
     pub over: bool,
+    /// What its calls gave, as far as it has asked for it.
+    pub results: Vec<CallResult>,
 }
 
 impl Replayed {
@@ -67,8 +101,8 @@ impl Replayed {
 
 impl Display for Replayed {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Replayed { key, sequence, state, differences, calls, outputs, over } = self;
-        write!(f, "key {key}, run {sequence}: ")?;
+        let Replayed { agent, key, sequence, state, differences, calls, outputs, over, .. } = self;
+        write!(f, "agent {agent}, key {key}, run {sequence}: ")?;
         f.write_str(if differences.is_empty() { "same" } else { "DIFFERS" })?;
         let unfinished = *state == State::Unfinished;
         if !calls.is_empty() {

@@ -11,11 +11,9 @@ use timely_agents_operators::journal::{Note as StoredNote, RunRecord, Written};
 use timely_agents_operators::keys::Key;
 use timely_agents_operators::time::EpochTime;
 
-use super::{Agent, Difference, Replayed};
+use super::{Agent, CallResult, Difference, Replayed};
 use crate::agent::Input;
 use crate::call::place_of;
-use crate::format::hex;
-use crate::inspect::cbor;
 use crate::inspect::formats::Formats;
 use crate::inspect::run::State;
 use crate::journal::{End, encode};
@@ -99,6 +97,7 @@ impl<T: EpochTime> Over<'_, T> {
             }
         }
         let mut replayed = Replayed {
+            agent: plan.name().to_owned(),
             key: shown.clone(),
             sequence: self.sequence,
             state: State::Over,
@@ -106,6 +105,7 @@ impl<T: EpochTime> Over<'_, T> {
             calls: Vec::new(),
             outputs: 0,
             over: false,
+            results: Vec::new(),
         };
         if matches!(self.body.end, RunEnd::NotBegun(_)) {
             return Ok(replayed);
@@ -119,6 +119,7 @@ impl<T: EpochTime> Over<'_, T> {
             })
         });
         let mut harness = harness.map_err(|failure| Failure::data(failure.message))?;
+        harness.show_results();
         harness.stand_at(self.last_clock());
         match (&self.body.about, input) {
             (_, Some(input)) => {
@@ -145,6 +146,7 @@ impl<T: EpochTime> Over<'_, T> {
         let outputs = harness.outputs().into_iter().map(|(_, _, output)| show.map(|show| show(&output))).collect();
         let left = harness.left();
         let failure = harness.failure().map(|failure| failure.message.clone());
+        replayed.results = harness.results().into_iter().map(CallResult::of).collect();
         replayed.over = again.is_some();
         replayed.calls = harness.calls().into_iter().map(|call| call.name).collect();
         let differences = &mut replayed.differences;
@@ -263,22 +265,13 @@ impl<T: EpochTime> Over<'_, T> {
                 Some(after) => after.clone(),
                 None => self.found.get(what).cloned(),
             };
-            let (place, recorded) = show(formats, what, of(&then).as_deref());
-            let (_, replayed) = show(formats, what, of(&now).as_deref());
+            let (place, recorded) = formats.place(what, of(&then).as_deref());
+            let (_, replayed) = formats.place(what, of(&now).as_deref());
             // Bytes of one value may differ, as those of an unordered map do.
             if recorded != replayed {
                 differences.push(Difference::Memory { place, recorded, replayed });
             }
         }
-    }
-}
-
-/// A place in memory by its name, and what is there.
-fn show(formats: &Formats, what: &What, bytes: Option<&[u8]>) -> (String, Value) {
-    match what {
-        What::Slot(id) => formats.slot(*id, bytes),
-        What::Path(path) => (path.clone(), bytes.map_or(Value::Null, cbor::show)),
-        other => (other.to_string(), bytes.map_or(Value::Null, |bytes| Value::String(hex(bytes)))),
     }
 }
 

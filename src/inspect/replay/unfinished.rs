@@ -7,7 +7,7 @@ use timely_agents_operators::journal::Note;
 use timely_agents_operators::keys::Key;
 use timely_agents_operators::time::EpochTime;
 
-use super::{Agent, Difference, Facts, Replayed};
+use super::{Agent, CallResult, Difference, Facts, Replayed};
 use crate::agent::Input;
 use crate::inspect::run::State;
 use crate::testing::Harness;
@@ -36,6 +36,7 @@ pub(super) fn one<T: EpochTime, K: Key, I: Input, O: 'static>(
         })
     });
     let mut replayed = Replayed {
+        agent: plan.name().to_owned(),
         key: shown,
         sequence,
         state: State::Unfinished,
@@ -43,6 +44,7 @@ pub(super) fn one<T: EpochTime, K: Key, I: Input, O: 'static>(
         calls: Vec::new(),
         outputs: 0,
         over: false,
+        results: Vec::new(),
     };
     let mut harness = match harness {
         Ok(harness) => harness,
@@ -51,7 +53,9 @@ pub(super) fn one<T: EpochTime, K: Key, I: Input, O: 'static>(
             return Ok(replayed);
         }
     };
+    harness.show_results();
     harness.run();
+    replayed.results = harness.results().into_iter().map(CallResult::of).collect();
     let left = "it leaves its journal, which the agent allows (`Divergence::Lenient`)";
     let failure = harness.failure().map(|failure| failure.message.clone());
     let why = match failure {

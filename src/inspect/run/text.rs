@@ -4,8 +4,9 @@ use std::fmt::{self, Display, Formatter};
 
 use serde_json::Value;
 
+use super::super::replay::CallResult;
 use super::tree::{Attempt, Task, Try, Wait};
-use super::{RunJournal, State};
+use super::{Changed, RunJournal, State};
 
 /// Longer texts and bytes are cut; JSON has them whole.
 const LONGEST: usize = 96;
@@ -41,6 +42,11 @@ impl Display for RunJournal {
             self.task(task, "", n + 1 == self.tasks.len(), &mut lines);
         }
         lines.iter().try_for_each(|line| writeln!(f, "{line}"))?;
+        self.outputs.iter().try_for_each(|output| writeln!(f, "put out {}", cut(&output.to_string())))?;
+        for Changed { place, before, after } in &self.changes {
+            writeln!(f, "memory {place}: was {}, is {}", cut(&before.to_string()), cut(&after.to_string()))?;
+        }
+        self.end.iter().try_for_each(|end| writeln!(f, "{end}"))?;
         for divergence in &self.divergences {
             writeln!(
                 f,
@@ -59,6 +65,13 @@ impl Display for RunJournal {
 }
 
 impl RunJournal {
+    /// Shows results of calls as what they are: `results` are those of this run, done again.
+    pub fn show_results(&mut self, results: &[CallResult]) {
+        for task in &mut self.tasks {
+            task.show_results(results);
+        }
+    }
+
     fn task(&self, task: &Task, before: &str, last: bool, lines: &mut Vec<String>) {
         let action = task.action.clone().unwrap_or_else(|| "an action".to_owned());
         let version = self.actions.iter().find(|known| Some(&known.name) == task.action.as_ref());
@@ -73,6 +86,24 @@ impl RunJournal {
         for (n, child) in task.tasks.iter().enumerate() {
             self.task(child, &below, n + 1 == task.tasks.len(), lines);
         }
+    }
+}
+
+impl Task {
+    fn show_results(&mut self, results: &[CallResult]) {
+        for attempt in &mut self.attempts {
+            for wait in &mut attempt.waits {
+                for made in wait.tries.iter_mut().filter(|made| !made.pause) {
+                    let place = (&*self.path, attempt.attempt, wait.wait, made.attempt);
+                    let of =
+                        |given: &&CallResult| (&*given.task, given.task_attempt, given.wait, given.attempt) == place;
+                    if let (Some(given), Some(Value::Object(result))) = (results.iter().find(of), &mut made.result) {
+                        result.insert("value".to_owned(), given.value.clone());
+                    }
+                }
+            }
+        }
+        self.tasks.iter_mut().for_each(|task| task.show_results(results));
     }
 }
 
@@ -143,6 +174,9 @@ fn shown(result: &Value) -> String {
     }
     if let Some(none) = result["none"].as_str() {
         return none.to_owned();
+    }
+    if let Some(value) = result.get("value") {
+        return format!("gave {}", cut(&value.to_string()));
     }
     if let Some(text) = result["text"].as_str() {
         return format!("gave {}", cut(&format!("{text:?}")));

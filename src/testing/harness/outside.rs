@@ -6,6 +6,7 @@ use timely_agents_operators::time::EpochTime;
 
 use super::Harness;
 use crate::agent::Input;
+use crate::call::ToldResult;
 use crate::plan::Plan;
 use crate::record::Record;
 
@@ -19,6 +20,18 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
             core.outside.set(true);
         }
         self
+    }
+
+    /// From here on results of calls that tasks take are kept as JSON.
+    pub(crate) fn show_results(&mut self) {
+        if let Some(core) = self.driver.behavior().core() {
+            core.common.shows_results.set(true);
+        }
+    }
+
+    /// What tasks have taken.
+    pub(crate) fn results(&mut self) -> Vec<ToldResult> {
+        self.driver.behavior().core().map(|core| core.common.results.take()).unwrap_or_default()
     }
 
     /// Moves the clock; what comes due runs at the next step.
