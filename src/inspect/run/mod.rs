@@ -13,6 +13,7 @@
 //! - What is not known is not made up: it is left out, or said to be missing.
 
 mod happened;
+mod results;
 mod text;
 mod tree;
 

@@ -4,7 +4,6 @@ use std::fmt::{self, Display, Formatter};
 
 use serde_json::Value;
 
-use super::super::replay::CallResult;
 use super::tree::{Attempt, Task, Try, Wait};
 use super::{Changed, RunJournal, State};
 
@@ -65,13 +64,6 @@ impl Display for RunJournal {
 }
 
 impl RunJournal {
-    /// Shows results of calls as what they are: `results` are those of this run, done again.
-    pub fn show_results(&mut self, results: &[CallResult]) {
-        for task in &mut self.tasks {
-            task.show_results(results);
-        }
-    }
-
     fn task(&self, task: &Task, before: &str, last: bool, lines: &mut Vec<String>) {
         let action = task.action.clone().unwrap_or_else(|| "an action".to_owned());
         let version = self.actions.iter().find(|known| Some(&known.name) == task.action.as_ref());
@@ -86,24 +78,6 @@ impl RunJournal {
         for (n, child) in task.tasks.iter().enumerate() {
             self.task(child, &below, n + 1 == task.tasks.len(), lines);
         }
-    }
-}
-
-impl Task {
-    fn show_results(&mut self, results: &[CallResult]) {
-        for attempt in &mut self.attempts {
-            for wait in &mut attempt.waits {
-                for made in wait.tries.iter_mut().filter(|made| !made.pause) {
-                    let place = (&*self.path, attempt.attempt, wait.wait, made.attempt);
-                    let of =
-                        |given: &&CallResult| (&*given.task, given.task_attempt, given.wait, given.attempt) == place;
-                    if let (Some(given), Some(Value::Object(result))) = (results.iter().find(of), &mut made.result) {
-                        result.insert("value".to_owned(), given.value.clone());
-                    }
-                }
-            }
-        }
-        self.tasks.iter_mut().for_each(|task| task.show_results(results));
     }
 }
 
