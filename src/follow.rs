@@ -25,6 +25,9 @@ use crate::run::{Run, Task, TaskStart};
 use crate::versions::VersionChange;
 use crate::wait::Gave;
 
+/// What a run that has waited says outside a job if it does so no more.
+pub(crate) const WITHOUT_A_WAIT: &str = "it ends without a wait";
+
 /// By task: the places of its waits whose ends are known.
 type Known = BTreeMap<Name, Vec<u64>>;
 
@@ -69,7 +72,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             core.common.head.set(head);
             let message = "the run does not go the way of its journal: it ends without the calls that it made then";
             if core.outside.get() {
-                *core.left.borrow_mut() = Some("it ends without a wait".to_owned());
+                *core.left.borrow_mut() = Some(WITHOUT_A_WAIT.to_owned());
                 return progress;
             }
             return Progress::Failed(Box::new(core.failure("", message)));

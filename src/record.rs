@@ -244,3 +244,43 @@ impl<O> Core<O> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
+mod tests {
+    use crate::prelude::*;
+    use crate::testing::Harness;
+
+    #[test]
+    fn no_epoch_is_over_for_facts_before_the_records_of_its_runs_are_durable() {
+        for carry in [false, true] {
+            let mut agent = Agent::<u64, u64>::new("plain");
+            if carry {
+                agent.carry();
+            }
+            agent.on_input("take", |n, ctx| {
+                ctx.output(*n);
+                Ok(())
+            });
+            let plan = agent.build().unwrap();
+            let mut harness = Harness::<u64, u64, u64>::new(&plan, |n| *n).unwrap().outside(None);
+            harness = harness.restored_by(0, |_| Ok(())).unwrap();
+            harness.hold_notes();
+            harness.push(0, 7);
+            harness.run();
+            harness.advance(1);
+            harness.run();
+            assert_eq!((harness.frontier(), harness.facts_frontier()), (vec![1], vec![0]), "carry {carry}");
+            harness.sync();
+            harness.run();
+            assert_eq!(harness.facts_frontier(), [1], "carry {carry}");
+            harness.push(1, 8);
+            harness.end();
+            harness.run();
+            assert!(!harness.is_closed(), "a record is not durable");
+            harness.sync();
+            harness.run();
+            assert!(harness.is_closed() && harness.facts_frontier().is_empty());
+        }
+    }
+}

@@ -14,6 +14,7 @@ use timely_agents_operators::time::EpochTime;
 use super::{Agent, CallResult, Difference, Replayed};
 use crate::agent::Input;
 use crate::call::place_of;
+use crate::follow::WITHOUT_A_WAIT;
 use crate::inspect::formats::Formats;
 use crate::inspect::run::State;
 use crate::journal::{End, encode};
@@ -150,7 +151,10 @@ impl<T: EpochTime> Over<'_, T> {
         replayed.over = again.is_some();
         replayed.calls = harness.calls().into_iter().map(|call| call.name).collect();
         let differences = &mut replayed.differences;
-        differences.extend(left.iter().cloned().map(Difference::Call));
+        let left_out = again.as_ref().filter(|_| left.is_some()).map(|again| self.calls_left_out(again));
+        let left_out = left_out.unwrap_or_default();
+        let told = left.clone().filter(|left| left != WITHOUT_A_WAIT || left_out.is_empty());
+        differences.extend(told.into_iter().chain(left_out).map(Difference::Call));
         // Who was cut short may go further now, up to a wait.
         let far = match &again {
             _ if cut => Far::AsItGoes,
@@ -163,9 +167,6 @@ impl<T: EpochTime> Over<'_, T> {
         let recorded = end(&self.body.end);
         match (again, failure) {
             (Some(again), _) => {
-                if left.is_some() {
-                    self.calls_left_out(&again, differences);
-                }
                 if !cut {
                     self.memory(&agent.formats, &again, differences);
                     let replayed = end(&again.end);
@@ -208,14 +209,10 @@ impl<T: EpochTime> Over<'_, T> {
     }
 
     /// Calls that are not made any more by a run that is over.
-    fn calls_left_out(&self, again: &Record, differences: &mut Vec<Difference>) {
-        let made: BTreeSet<_> = calls(again).map(|(place, _)| place).collect();
-        let mut told = BTreeSet::new();
-        for (place, name) in calls(&self.body) {
-            if !made.contains(&place) && told.insert(place) {
-                differences.push(Difference::Call(format!("it does not make call {name:?} now")));
-            }
-        }
+    fn calls_left_out(&self, again: &Record) -> Vec<String> {
+        let mut made: BTreeSet<_> = calls(again).map(|(place, _)| place).collect();
+        let left_out = calls(&self.body).filter(|(place, _)| made.insert(*place));
+        left_out.map(|(_, name)| format!("it does not make call {name:?} now")).collect()
     }
 
     /// Compares what was put out.
