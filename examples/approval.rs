@@ -103,6 +103,8 @@ fn plan(policy: Rules) -> Result<Plan<Expense, Outcome>, Failure> {
     // Commits do not wait for who waits.
     agent.carry();
     agent.waits_for::<Decision>("decision");
+    // With --retain-journals: what is decided can be compared with what other rules would decide.
+    agent.retain_outputs();
     agent
         .on_input_async("decide", async move |expense: &Expense, ctx| {
             let say = |outcome: String| ctx.output(Outcome { expense: expense.id, outcome });
@@ -172,7 +174,7 @@ fn main() -> ExitCode {
         let latency = Duration::from_millis(arguments.parsed("policy-latency")?.unwrap_or(2));
         let ledger = arguments.value("policy-ledger");
         let plan = plan(Rules::new(latency, ledger.as_deref().map(Path::new))?)?;
-        // With --replay: what expenses that are not decided would do with the rules as they are now.
+        // With --replay: what becomes of expenses with the rules as they are now.
         arguments.replay::<u64, u64, _, _>(&plan)?;
         let decisions = DurableInput::ticking(1000, Duration::from_millis(50));
         if arguments.config().process == 0 && !arguments.replays() {

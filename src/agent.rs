@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use timely_agents_operators::hash::stable_hash;
 use timely_agents_operators::limits::Limits;
 
@@ -90,6 +91,7 @@ pub struct Agent<I: 'static, O: 'static> {
     pub(crate) signals: Vec<SignalPlan>,
     pub(crate) schedules: Vec<TypeId>,
     pub(crate) version_change: VersionChange,
+    show_output: Option<fn(&O) -> String>,
     input: PhantomData<fn(I) -> O>,
 }
 
@@ -119,6 +121,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
             signals: Vec::new(),
             schedules: Vec::new(),
             version_change: VersionChange::default(),
+            show_output: None,
             input: PhantomData,
         }
     }
@@ -352,6 +355,19 @@ impl<I: Input, O: 'static> Agent<I, O> {
         self
     }
 
+    /// Keeps outputs, as JSON, in the records of runs that are over, where those are kept
+    /// (`Checkpoints::retain_journals`): so that a replay against another program compares them. Otherwise records have
+    /// their number.
+    pub fn retain_outputs(&mut self) -> &mut Self
+    where
+        O: Serialize,
+    {
+        self.show_output = Some(|output| {
+            serde_json::to_string(output).unwrap_or_else(|error| Value::String(error.to_string()).to_string())
+        });
+        self
+    }
+
     /// Validates the agent.
     ///
     /// # Errors
@@ -383,6 +399,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
             signals: self.signals,
             schedules: self.schedules,
             version_change: self.version_change,
+            show_output: self.show_output,
             stats: Arc::default(),
         };
         Plan::new(program, &resource_names, self.direct, self.order, self.identity)

@@ -23,7 +23,6 @@ use timely_agents_operators::behavior::{
 };
 use timely_agents_operators::completion::{CallRef, CallResult};
 use timely_agents_operators::fact::{KeyWriter, What};
-use timely_agents_operators::hash::{mix, stable_hash};
 use timely_agents_operators::keys::{Key, KeyId};
 use timely_agents_operators::quiet;
 
@@ -34,6 +33,7 @@ use crate::ctx::Ctx;
 use crate::event::{Notification, Payload};
 use crate::journal::{self, Entry, Packed, Sent};
 use crate::plan::{INPUT, Inner, NOTIFICATION, Plan};
+use crate::record::{About, RunEnd};
 use crate::run::Run;
 use crate::stats::ActionStats;
 use crate::tagged::Tagged;
@@ -131,6 +131,9 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         let (plan, open) = self.opened();
         let core = &*open.core;
         core.common.head.set(head);
+        if core.retains.get() {
+            core.begin_keeping(About::of(&work));
+        }
         match work {
             Work::Input(input) => {
                 core.identity.set(plan.identity.as_ref().map(|identify| identify(&input)));
@@ -209,7 +212,13 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
     }
 
     fn discard(&mut self, head: &RunHead, input: I, reason: &str) {
-        self.opened().1.core.common.head.set(head);
+        let core = Rc::clone(&self.opened().1.core);
+        core.common.head.set(head);
+        if core.retains.get() {
+            core.begin_keeping(About::Input(journal::encode(&input)));
+            core.keep_end(RunEnd::NotBegun(reason.to_owned()));
+            core.keep_run(head.key);
+        }
         self.dead_letter(Some(Rc::new(input)), String::new(), 0, reason.to_owned());
     }
 
@@ -282,21 +291,23 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         self.take_over(head, beginning, &journal)
     }
 
-    fn takes_notes(&mut self, generation: u64) -> bool {
+    fn takes_notes(&mut self, generation: u64, records: bool) -> bool {
         let (plan, open) = self.opened();
-        let calls = plan.program.actions.iter().any(|action| matches!(action.body, Body::Async(_)));
-        if calls {
+        let notes = records || plan.program.actions.iter().any(|action| matches!(action.body, Body::Async(_)));
+        if notes {
             open.core.generation.set(Some(generation));
             open.core.common.notes.set(true);
         }
-        calls
+        open.core.retains.set(records);
+        notes
+    }
+
+    fn take_record(&mut self) -> Option<Vec<u8>> {
+        self.opened().1.core.kept.take().map(|record| journal::encode(&record))
     }
 
     fn digest(&self, input: &I) -> u64 {
-        match &self.plan.identity {
-            Some(identify) => mix(1, identify(input)),
-            None => stable_hash(input),
-        }
+        self.plan.digest(input)
     }
 
     fn run_digest(&self, run: &Box<Run<O>>) -> Option<u64> {

@@ -25,7 +25,7 @@ use timely_agents_operators::hash::{mix, stable_hash};
 use timely_agents_operators::keys::{Key, KeyId, SharedKeys};
 use timely_agents_operators::slab::{RunToken, Slab};
 
-use crate::call::Memo;
+use crate::call::{Memo, ToldResult};
 use crate::error::Error;
 use crate::event::{Payload, names};
 use crate::follow::Held;
@@ -33,6 +33,7 @@ use crate::journal::{Asked, End, Given, Name, Recorded};
 use crate::memory::{Entry, Memory};
 use crate::notes::Noting;
 use crate::plan::Program;
+use crate::record::{Keeping, Record};
 use crate::resource::Resources;
 use crate::signal::{Signals, Taken};
 use crate::tagged::{EventRecord, SentEvent, Tagged};
@@ -200,6 +201,9 @@ pub(crate) struct Common {
     pub(crate) signals: RefCell<Signals>,
     /// Waits that have given a signal back, which others of the run may wait for.
     pub(crate) returned: RefCell<Vec<(Name, u64)>>,
+    /// Whether somebody looks at results of calls, and those that tasks have taken then.
+    pub(crate) shows_results: Cell<bool>,
+    pub(crate) results: RefCell<Vec<ToldResult>>,
 }
 
 impl Common {
@@ -218,6 +222,8 @@ impl Common {
             held: RefCell::default(),
             signals: RefCell::default(),
             returned: RefCell::default(),
+            shows_results: Cell::new(false),
+            results: RefCell::default(),
         }
     }
 
@@ -409,6 +415,17 @@ pub(crate) struct Core<O: 'static> {
     pub(crate) replayed: Cell<u64>,
     /// How often a run has left its journal.
     pub(crate) diverged: Cell<u64>,
+    /// Whether runs are recorded when they are over.
+    pub(crate) retains: Cell<bool>,
+    /// What is kept of the active run, and of the run that has just ended.
+    pub(crate) keeping: RefCell<Option<Box<Keeping>>>,
+    pub(crate) kept: RefCell<Option<Box<Record>>>,
+    /// How many of the outputs and tagged items were there before the active run was driven.
+    pub(crate) put_from: Cell<(usize, usize)>,
+    /// Whether runs are done again outside a job: who leaves its journal says so, and goes on.
+    pub(crate) outside: Cell<bool>,
+    /// Where that was.
+    pub(crate) left: RefCell<Option<String>>,
     /// Whether `history` is kept.
     keeps_sent: bool,
     /// Stands for the job and the agent in ids of runs.
@@ -452,6 +469,12 @@ impl<O> Core<O> {
             journal: Cell::new(None),
             replayed: Cell::new(0),
             diverged: Cell::new(0),
+            retains: Cell::new(false),
+            keeping: RefCell::default(),
+            kept: RefCell::default(),
+            put_from: Cell::new((0, 0)),
+            outside: Cell::new(false),
+            left: RefCell::default(),
             keeps_sent,
             scope: Cell::new(scope("", &program.name)),
             program,
@@ -564,6 +587,9 @@ impl<O> Core<O> {
         self.common.returned.borrow_mut().clear();
         if self.records {
             *self.recorded.borrow_mut() = None;
+        }
+        if self.retains.get() {
+            *self.keeping.borrow_mut() = None;
         }
         self.common.attention.set(self.keeps_sent);
     }

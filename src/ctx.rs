@@ -14,7 +14,7 @@ use timely_agents_operators::behavior::CallJob;
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
 use timely_agents_operators::hash::mix;
 
-use crate::call::{Call, CallInfo, Durable, Given, Make, Sleep, place};
+use crate::call::{Call, CallInfo, Durable, Given, Make, Sleep, place, show};
 use crate::core::{Core, Queued, TaskCell, next};
 use crate::counter::Counter;
 use crate::error::{Error, NotifyError};
@@ -245,7 +245,7 @@ impl<O> Ctx<O> {
     {
         if self.core.common.tells() {
             let job = CallJob::future(async move { encode(&f().await) });
-            return Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(take));
+            return Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(take, show));
         }
         let result = Arc::default();
         let at = Arc::clone(&result);
@@ -261,7 +261,7 @@ impl<O> Ctx<O> {
     {
         if self.core.common.tells() {
             let job = CallJob::Blocking(Box::new(move || encode(&f())));
-            return Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(take));
+            return Call::new(&self.core.common, &self.task, name.into(), job, Given::Encoded(take, show));
         }
         let result = Arc::default();
         let at = Arc::clone(&result);

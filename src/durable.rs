@@ -318,6 +318,7 @@ impl Durable {
             generation: self.process.read(Opened::generation),
             groups: self.groups.of_worker(self.worker, self.peers),
             resume: self.resume,
+            records: self.process.read(Opened::retains_journals),
             committed: Box::new(move || committed.frontier().unwrap_or(u64::MAX)),
         })
     }

@@ -25,6 +25,9 @@ use crate::run::{Run, Task, TaskStart};
 use crate::versions::VersionChange;
 use crate::wait::Gave;
 
+/// What a run that has waited says outside a job if it does so no more.
+pub(crate) const WITHOUT_A_WAIT: &str = "it ends without a wait";
+
 /// By task: the places of its waits whose ends are known.
 type Known = BTreeMap<Name, Vec<u64>>;
 
@@ -48,6 +51,8 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         };
         match self.changed(noting.actions()) {
             Ok(_) => {}
+            // What another version does is the question then.
+            Err(_) if core.outside.get() => {}
             Err(message) => match self.version_changed(head, &message) {
                 Err(message) => {
                     let core = &self.opened().1.core;
@@ -66,6 +71,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         if core.past.take().is_some() {
             core.common.head.set(head);
             let message = "the run does not go the way of its journal: it ends without the calls that it made then";
+            if core.outside.get() {
+                *core.left.borrow_mut() = Some(WITHOUT_A_WAIT.to_owned());
+                return progress;
+            }
             return Progress::Failed(Box::new(core.failure("", message)));
         }
         progress
@@ -87,8 +96,12 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         match followed {
             Ok(progress) => progress,
             Err(message) => {
+                let outside = core.outside.get();
+                if outside {
+                    core.left.borrow_mut().get_or_insert(message.clone());
+                }
                 let message = format!("run {} of the key does not go the way of its journal: {message}", head.sequence);
-                if core.program.divergence == Divergence::Strict {
+                if core.program.divergence == Divergence::Strict && !outside {
                     return Some(Progress::Failed(Box::new(core.failure("", message))));
                 }
                 let (key, agent) = (core.keys.text(core.key()), &core.program.name);

@@ -21,6 +21,7 @@ use crate::core::{Core, Queued, TaskCell};
 use crate::event::{DynamicEvent, Payload};
 use crate::memory::Write;
 use crate::plan::INPUT;
+use crate::record::{Keeping, Puts};
 
 /// A task, and its attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -232,6 +233,10 @@ pub(crate) enum Entry {
         /// The wait's place among those of its task, and its number there.
         ordinal: u64,
     },
+    /// What is kept of the run for when it is over, as it was when the run first waited.
+    Kept(Box<Keeping>),
+    /// The run has put out more.
+    Put(Puts),
 }
 
 /// The entries that hold.

@@ -26,6 +26,7 @@ use crate::event::{AnyEvent, DynamicEvent, Payload};
 use crate::journal::{self, Beginning, Entry, Name, Recorded};
 use crate::notes::Noting;
 use crate::policy::{Exhausted, Policy};
+use crate::record::RunEnd;
 use crate::run::{Run, Saved, Task, TaskStart, TaskWaker, Tasks};
 use crate::stats::ActionStats;
 use crate::tagged::{DeadLetter, Tagged};
@@ -62,10 +63,19 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             let bytes = input.as_ref().and_then(|input| input.downcast_ref::<I>()).map(journal::encode);
             let journal = noting.as_ref().map(|noting| noting.journal());
             let beginning = journal::encode(&Beginning { identity, notifying, input: bytes, writes, queue, journal });
-            *core.recorded.borrow_mut() = Some(Box::new(Recorded { beginning, ..Recorded::default() }));
+            let mut recorded = Recorded { beginning, ..Recorded::default() };
+            if let Some(keeping) = &*core.keeping.borrow() {
+                recorded.push(&Entry::Kept(keeping.clone()));
+            }
+            *core.recorded.borrow_mut() = Some(Box::new(recorded));
         }
         let mut run = Run::new(input, core.identity.get(), core.notifying.get());
         run.noting = noting;
+        if core.retains.get()
+            && let Some(noting) = &mut run.noting
+        {
+            noting.keep();
+        }
         run.cancelled = run.noting.as_mut().and_then(|noting| noting.given_up());
         run
     }
@@ -79,7 +89,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     /// Drives a promoted run as far as fuel and waits allow.
     pub(crate) fn drive(&mut self, head: &RunHead, mut run: Box<Run<O>>, fuel: &mut u32) -> Progress<Box<Run<O>>> {
         match self.drive_active(head, &mut run, fuel) {
-            Progress::Done => Progress::Done,
+            Progress::Done => {
+                self.opened().1.core.keep_notes(&mut run);
+                Progress::Done
+            }
             Progress::Suspended(()) => Progress::Suspended(self.put_away(run)),
             Progress::Yielded(()) => Progress::Yielded(self.put_away(run)),
             Progress::Failed(failure) => Progress::Failed(failure),
@@ -90,7 +103,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     pub(crate) fn drive_kept(&mut self, head: &RunHead, run: &mut Run<O>, fuel: &mut u32) -> Progress<()> {
         self.activate(run);
         let progress = self.drive_active(head, run, fuel);
-        if !matches!(progress, Progress::Done) {
+        if matches!(progress, Progress::Done) {
+            self.opened().1.core.keep_notes(run);
+        } else {
             self.deactivate(run);
         }
         progress
@@ -102,10 +117,16 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         core.common.attention.set(true);
         core.identity.set(run.identity);
         core.notifying.set(run.notifying);
+        if core.retains.get() {
+            core.mark_puts();
+        }
         self.exchange(run);
     }
 
     pub(crate) fn deactivate(&mut self, run: &mut Run<O>) {
+        if self.opened().1.core.retains.get() {
+            self.opened().1.core.keep_puts();
+        }
         self.exchange(run);
         self.opened().1.core.forget_run();
     }
@@ -123,6 +144,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         }
         std::mem::swap(&mut *core.history.borrow_mut(), &mut run.history);
         std::mem::swap(&mut *core.recorded.borrow_mut(), &mut run.recorded);
+        std::mem::swap(&mut *core.keeping.borrow_mut(), &mut run.keeping);
     }
 
     pub(crate) fn drive_active(&mut self, head: &RunHead, run: &mut Run<O>, fuel: &mut u32) -> Progress<()> {
@@ -386,8 +408,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 let input = run.input.take();
                 self.end_early(&mut run.tasks);
                 if then == Exhausted::DeadLetter {
-                    self.dead_letter(input, String::new(), 1, message);
+                    self.dead_letter(input, String::new(), 1, message.clone());
                 }
+                self.opened().1.core.keep_end(RunEnd::Cut(message));
                 let key = self.opened().1.core.key();
                 self.end(key);
                 Progress::Done
@@ -399,7 +422,8 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     fn cancel_active(&mut self, run: &mut Run<O>, reason: String) -> Progress<()> {
         let input = run.input.take();
         self.end_early(&mut run.tasks);
-        self.dead_letter(input, String::new(), 1, reason);
+        self.dead_letter(input, String::new(), 1, reason.clone());
+        self.opened().1.core.keep_end(RunEnd::Cut(reason));
         let key = self.opened().1.core.key();
         self.end(key);
         Progress::Done
@@ -416,6 +440,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     ) -> Progress<R> {
         self.end_early(tasks);
         let name = self.plan.program.action(action).name.clone();
+        self.opened().1.core.keep_end(RunEnd::Dead(error.clone()));
         self.dead_letter(input, name, attempts, error);
         let key = self.opened().1.core.key();
         self.end(key);
@@ -455,6 +480,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     pub(crate) fn end(&mut self, key: KeyId) {
         let core = &*self.opened().1.core;
         core.memory.borrow_mut().end_inline_run(key);
+        if core.retains.get() {
+            core.keep_run(key);
+        }
         core.forget_run();
         debug_assert!(core.staged.borrow().queue.is_empty(), "steps end before their run");
     }

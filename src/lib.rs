@@ -25,6 +25,7 @@ mod notes;
 mod operator;
 mod plan;
 mod policy;
+mod record;
 mod replay;
 mod resource;
 mod run;

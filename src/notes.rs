@@ -90,6 +90,8 @@ pub(crate) struct Noting {
     from: u64,
     /// Since the last note.
     notes: Vec<Note>,
+    /// All before it, where the run is recorded when it is over.
+    kept: Option<Vec<Note>>,
     /// Waits that are over since their task, named by its index, last took a turn; without their end where it is noted.
     arrived: Vec<(u32, u64, Option<End>)>,
     /// Noted ends that were not given yet, and whether they are in the run's facts.
@@ -188,6 +190,18 @@ impl Noting {
             self.started.push(action);
             self.notes.push(Note::Action { name: name.to_owned(), version });
         }
+    }
+
+    /// From here on all notes are kept, for the run's record.
+    pub(crate) fn keep(&mut self) {
+        self.kept.get_or_insert_default();
+    }
+
+    /// All that was noted since.
+    pub(crate) fn take_kept(&mut self) -> Vec<Note> {
+        let mut kept = self.kept.take().unwrap_or_default();
+        kept.append(&mut self.notes);
+        kept
     }
 
     /// What its calls are known by.
@@ -326,6 +340,9 @@ impl Noting {
     /// All since the last note, as a note.
     fn write(&mut self, start: u64) -> RunNote {
         let notes = std::mem::take(&mut self.notes);
+        if let Some(kept) = &mut self.kept {
+            kept.extend(notes.iter().cloned());
+        }
         let from = std::mem::replace(&mut self.from, self.turns);
         self.is_noted = true;
         let body = journal::encode(&Body { start, began: self.began, from, notes });

@@ -9,11 +9,12 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde::ser::{SerializeStruct, Serializer};
+use timely_agents_operators::hash::{mix, stable_hash};
 use timely_agents_operators::limits::Limits;
 use timely_agents_operators::stats::RunStats;
 
 use crate::action::{Action, Body};
-use crate::agent::{Compare, Hook, OpenHook, codec_of};
+use crate::agent::{Compare, Hook, Input, OpenHook, codec_of};
 use crate::ctx::Ctx;
 use crate::error::Error;
 use crate::event::{Codec, names};
@@ -205,6 +206,8 @@ pub(crate) struct Program<O: 'static> {
     /// The types of events that are scheduled.
     pub(crate) schedules: Vec<TypeId>,
     pub(crate) version_change: VersionChange,
+    /// How records show an output, if they do.
+    pub(crate) show_output: Option<fn(&O) -> String>,
     pub(crate) stats: Arc<Mutex<AgentStats>>,
 }
 
@@ -332,6 +335,16 @@ pub(crate) struct Inner<I: 'static, O: 'static> {
     pub(crate) direct: Option<Vec<(u32, DirectBody<I, O>)>>,
     /// Whether a dead letter may have to tell what its run has sent.
     pub(crate) keeps_sent: bool,
+}
+
+impl<I: Input, O> Inner<I, O> {
+    /// What an input is known by among those of its key.
+    pub(crate) fn digest(&self, input: &I) -> u64 {
+        match &self.identity {
+            Some(identify) => mix(1, identify(input)),
+            None => stable_hash(input),
+        }
+    }
 }
 
 impl<I, O> Clone for Plan<I, O> {

@@ -132,6 +132,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             entries = copy;
             last = entries.drain(at..).next();
             left = Some(at);
+            if let Some(keeping) = &mut *core.keeping.borrow_mut() {
+                keeping.rewind(&entries);
+            }
         }
     }
 
@@ -164,7 +167,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 | Entry::Again { .. }
                 | Entry::Dropped { .. }
                 | Entry::Action { .. }
-                | Entry::Returned { .. } => {}
+                | Entry::Returned { .. }
+                | Entry::Kept(_)
+                | Entry::Put(_) => {}
             }
         }
         let mut way = Way { over, ends, tasks: BTreeMap::new(), memos: BTreeMap::new() };
@@ -258,7 +263,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             | Entry::Given { .. }
             | Entry::Action { .. }
             | Entry::Left { .. }
-            | Entry::Returned { .. } => {}
+            | Entry::Returned { .. }
+            | Entry::Kept(_)
+            | Entry::Put(_) => {}
         }
         Ok(())
     }

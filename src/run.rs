@@ -18,6 +18,7 @@ use crate::event::Payload;
 use crate::journal::{self, Recorded};
 use crate::memory::Entry;
 use crate::notes::Noting;
+use crate::record::Keeping;
 use crate::tagged::Tagged;
 
 /// A run that has waited or yielded.
@@ -47,6 +48,8 @@ pub(crate) struct Run<O> {
     pub(crate) recorded: Option<Box<Recorded>>,
     /// Where ends of calls are noted: the notes of this run.
     pub(crate) noting: Option<Box<Noting>>,
+    /// What is kept of it for when it is over.
+    pub(crate) keeping: Option<Box<Keeping>>,
     /// Whether the run has to go through its journal first.
     pub(crate) replays: bool,
 }
@@ -71,6 +74,7 @@ impl<O> Run<O> {
             cancelled: None,
             recorded: None,
             noting: None,
+            keeping: None,
             replays: false,
         })
     }

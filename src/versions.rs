@@ -12,6 +12,7 @@ use crate::event::{Notification, names};
 use crate::journal::{self, Beginning, End, Entry, Name, Packed, Recorded, Sent};
 use crate::notes::Noting;
 use crate::plan::Program;
+use crate::record::Keeping;
 use crate::run::Run;
 
 /// What becomes of an unfinished run of a checkpoint if an action that it has started is of another version now.
@@ -45,6 +46,12 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         entries: &[Vec<u8>],
     ) -> Result<(Box<Run<O>>, bool), String> {
         let mut run = Self::begin_replay(beginning, entries)?;
+        if self.opened().1.core.retains.get()
+            && let Some(recorded) = &run.recorded
+        {
+            run.keeping = Keeping::of_entries(&recorded.replay);
+            run.noting.iter_mut().for_each(|noting| noting.keep());
+        }
         let named = run.recorded.iter().flat_map(|recorded| &recorded.replay).filter_map(|entry| match entry {
             Entry::Action { name, version } => Some((name.as_str(), *version)),
             _ => None,
@@ -86,6 +93,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 // It goes on from the checkpoint, as it would without notes.
                 _ => noting.drop_past(),
             }
+        }
+        if self.opened().1.core.retains.get() {
+            noting.keep();
         }
         run.noting = Some(Box::new(noting));
         Ok(())
@@ -167,7 +177,13 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         begun.writes.clear();
         let beginning = journal::encode(&begun);
         run.noting = begun.journal.map(|journal| Box::new(Noting::anew(journal)));
-        run.recorded = Some(Box::new(Recorded { beginning, ..Recorded::default() }));
+        let mut recorded = Recorded { beginning, ..Recorded::default() };
+        if let Some(keeping) = &mut run.keeping {
+            run.noting.iter_mut().for_each(|noting| noting.keep());
+            keeping.rewind(&[]);
+            recorded.push(&Entry::Kept(keeping.clone()));
+        }
+        run.recorded = Some(Box::new(recorded));
         Ok(run)
     }
 }

@@ -62,6 +62,7 @@ impl Alert {
 /// The agent's plan.
 pub(crate) fn plan(advisor: &Advisor) -> Result<Plan<Flight, Alert>, BuildErrors> {
     let mut agent = Agent::<Flight, Alert>::new("turnaround");
+    agent.retain_outputs();
     let arr_delay = agent.memory::<i32>("arr_delay");
     let streak = agent.memory::<u32>("streak");
 

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         let options = Options::read(&arguments)?;
         let advisor = Advisor::new(options.advisor_latency, options.advisor_ledger.as_deref())?;
         let plan = agent::plan(&advisor).map_err(|errors| Failure::usage(errors.to_string()))?;
+        arguments.replay::<u64, String, _, _>(&plan)?;
         let counts = Arc::new(Counts::default());
         let progress = Progress::new(arguments.config().process == 0, &options.input);
 
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
         })?;
         progress.clear();
         if workers.is_empty() {
-            // The job was complete already, and that was said.
+            // The job was complete already, or runs were replayed, and that was said.
             return Ok(());
         }
         summary.print(&counts, &plan.stats(), &advisor);

@@ -363,10 +363,16 @@ pub trait Behavior: 'static {
         Err("runs of this kind do not outlive their epoch".to_owned())
     }
 
-    /// Whether ends of calls will be noted (rule D7), in the job's start of that number. What follows is then needed.
-    fn takes_notes(&mut self, generation: u64) -> bool {
-        let _ = generation;
+    /// Whether ends of calls will be noted (rule D7), in the job's start of that number. What follows is then needed. With
+    /// `records` runs that are over are to be given by [`Behavior::take_record`], and the order of all inputs is noted.
+    fn takes_notes(&mut self, generation: u64, records: bool) -> bool {
+        let _ = (generation, records);
         false
+    }
+
+    /// What is to be kept of the run that has just ended, where runs are recorded.
+    fn take_record(&mut self) -> Option<Vec<u8>> {
+        None
     }
 
     /// What an input is known by among those of its key: its identity, or else a digest.

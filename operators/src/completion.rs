@@ -116,6 +116,11 @@ pub enum Completion {
         /// The call.
         call: CallRef,
     },
+    /// The record of a run that is over is durable.
+    Recorded {
+        /// Its number among those of the driver.
+        number: u64,
+    },
     /// The turn of a call has come that waited for it.
     Begins {
         /// The call.

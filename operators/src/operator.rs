@@ -30,7 +30,7 @@ use crate::completion::{CallRef, Completion, CompletionQueue};
 use crate::driver::{Driver, Emission, Intake, Load, Sink};
 use crate::fact::{Block, FactRef};
 use crate::group::KeyGroups;
-use crate::journal::{ActionStateStore, Marker, Note};
+use crate::journal::{ActionStateStore, Marker, Note, RUNS};
 use crate::limits::Limits;
 use crate::runtime::{self, Caller};
 use crate::signal::Signal;
@@ -83,6 +83,8 @@ pub struct Journal {
     pub groups: Range<u32>,
     /// The epoch at which the job goes on.
     pub resume: u64,
+    /// Whether runs are recorded when they are over.
+    pub records: bool,
     /// All epochs before this one are committed.
     pub committed: Box<dyn Fn() -> u64>,
 }
@@ -354,7 +356,7 @@ fn restored<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>>(
         restore(&mut |fact| driver.restore(&fact)).map_err(failed)?;
     }
     if let Some(journal) = journal
-        && driver.take_notes(journal.generation)
+        && driver.take_notes(journal.generation, journal.records)
     {
         restored_notes(&mut driver, journal).map_err(failed)?;
     }
@@ -419,6 +421,12 @@ impl<T: EpochTime, O: 'static, S: 'static> Ports<'_, T, O, S> {
         self.held.retain(capability);
         self.held_facts.retain(capability);
     }
+
+    fn put(&self, journal: &Journal, note: Note, then: Option<Completion>) {
+        let queue = self.queue.clone();
+        let done = move || then.into_iter().for_each(|then| queue.push(then));
+        journal.store.put(note, Box::new(done));
+    }
 }
 
 impl<T: EpochTime, O: 'static, S: 'static> Sink<T, O, S> for Ports<'_, T, O, S> {
@@ -445,9 +453,13 @@ impl<T: EpochTime, O: 'static, S: 'static> Sink<T, O, S> for Ports<'_, T, O, S> 
 
     fn note(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Option<Completion>) {
         if let Some(journal) = self.journal {
-            let (queue, component) = (self.queue.clone(), journal.component);
-            let done = move || then.into_iter().for_each(|then| queue.push(then));
-            journal.store.put(Note { component, group, epoch, key, bytes }, Box::new(done));
+            self.put(journal, Note { component: journal.component, group, epoch, key, bytes }, then);
+        }
+    }
+
+    fn record(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Completion) {
+        if let Some(journal) = self.journal {
+            self.put(journal, Note { component: RUNS + journal.component, group, epoch, key, bytes }, Some(then));
         }
     }
 

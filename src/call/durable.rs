@@ -336,11 +336,18 @@ impl<A, F, R> Durable<A, F, R> {
         (self.outcome(&result) == Outcome::Terminal).then_some(result.ok()?)
     }
 
+    /// Says what a result is, to who has asked.
+    fn tell(&self, value: &R) {
+        let waits = &self.waits;
+        waits.common.tell_result(&waits.task, waits.last_ordinal(), || (self.form.show)(value));
+    }
+
     /// Reads what an attempt has given, and remembers it for a later attempt of the action.
     fn read(&self, given: CallResult, asked: Option<Rc<Asked>>) -> Result<R, CallError> {
         let value = given.and_then(|value| match value {
             CallValue::Bytes(bytes) => {
                 let value = (self.form.decode)(&bytes)?;
+                self.tell(&value);
                 self.waits.task.remember(self.waits.last_ordinal(), asked, bytes);
                 Ok(value)
             }
@@ -360,7 +367,7 @@ impl<A, F, R> Durable<A, F, R> {
         }
         self.pause().ok_or_else(|| {
             let last = match result {
-                Ok(value) => (self.form.show)(&value),
+                Ok(value) => cut((self.form.show)(&value)),
                 Err(error) => error.failure.to_string(),
             };
             Err(self.failed(CallFailure::Exhausted { attempts: self.attempt, last }))
@@ -434,8 +441,12 @@ fn decode<R: DeserializeOwned>(bytes: &[u8]) -> Result<R, CallFailure> {
 /// How many characters of a result an error shows.
 const SHOWN: usize = 200;
 
-fn show<R: Serialize>(value: &R) -> String {
-    let text = serde_json::to_string(value).unwrap_or_else(|_| "a value without a JSON form".to_owned());
+/// A value as JSON.
+pub(crate) fn show<R: Serialize>(value: &R) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "a value without a JSON form".to_owned())
+}
+
+fn cut(text: String) -> String {
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,

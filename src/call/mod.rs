@@ -10,6 +10,7 @@ mod durable;
 mod info;
 mod limits;
 mod memo;
+mod results;
 
 use std::borrow::Cow;
 use std::fmt::{self, Debug, Formatter};
@@ -24,11 +25,12 @@ use timely_agents_operators::behavior::CallJob;
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
 
 pub(crate) use self::args::{Digests, digest};
-pub(crate) use self::durable::Make;
 pub use self::durable::{Durability, Durable, Outcome, Reconciled};
+pub(crate) use self::durable::{Make, show};
 pub use self::info::CallInfo;
 use self::limits::Shared;
 pub(crate) use self::memo::Memo;
+pub(crate) use self::results::ToldResult;
 use crate::core::{Common, TaskCell, next};
 use crate::error::CallError;
 use crate::journal::Asked;
@@ -154,8 +156,8 @@ impl Settings {
 
 /// How a call's result is found.
 pub(crate) enum Given<R> {
-    /// In its encoded form.
-    Encoded(fn(CallValue) -> Result<R, CallFailure>),
+    /// In its encoded form; and how a value is shown.
+    Encoded(fn(CallValue) -> Result<R, CallFailure>, fn(&R) -> String),
     /// In a place that the worker made and will free: the allocator is slow where a thread frees what another made.
     Placed {
         at: Arc<Mutex<Option<R>>>,
@@ -167,7 +169,7 @@ pub(crate) enum Given<R> {
 impl<R> Given<R> {
     fn take(&self, value: CallValue) -> Result<R, CallFailure> {
         match (self, value) {
-            (Given::Encoded(decode), value) => decode(value),
+            (Given::Encoded(decode, _), value) => decode(value),
             (Given::Placed { at, .. }, CallValue::Unit) => {
                 let given = at.lock().unwrap_or_else(PoisonError::into_inner).take();
                 given.ok_or_else(|| CallFailure::Encoding("a call gives a value, not nothing".into()))
@@ -252,11 +254,11 @@ impl<R> Future for Call<R> {
             this.waits.call(asked, this.name.clone(), this.settings.timeout, (false, false), job);
         }
         let (result, _) = ready!(this.waits.poll(cx));
-        Poll::Ready(
-            result
-                .and_then(|value| this.given.take(value))
-                .map_err(|failure| CallError { name: this.name.to_string(), failure }),
-        )
+        let result = result.and_then(|value| this.given.take(value));
+        if let (Ok(value), Given::Encoded(_, show)) = (&result, &this.given) {
+            this.waits.common.tell_result(&this.waits.task, this.waits.last_ordinal(), || show(value));
+        }
+        Poll::Ready(result.map_err(|failure| CallError { name: this.name.to_string(), failure }))
     }
 }
 

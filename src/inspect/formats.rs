@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use timely_agents_operators::checkpoint::Component;
+use timely_agents_operators::fact::What;
 
+use super::cbor;
 use super::description::Description;
 use crate::durable::INPUT;
 use crate::format::{Format, Shape, hex};
@@ -82,6 +84,15 @@ impl Formats {
             None => (format!("slot {id:08x}"), None),
         };
         (name, bytes.map_or(Value::Null, |bytes| show(format, bytes)))
+    }
+
+    /// A place in memory by its name, and what is there.
+    pub(super) fn place(&self, what: &What, bytes: Option<&[u8]>) -> (String, Value) {
+        match what {
+            What::Slot(id) => self.slot(*id, bytes),
+            What::Path(path) => (path.clone(), bytes.map_or(Value::Null, cbor::show)),
+            other => (other.to_string(), bytes.map_or(Value::Null, |bytes| Value::String(hex(bytes)))),
+        }
     }
 
     /// A time, and the bytes behind it; `None` if the type of times is not known.

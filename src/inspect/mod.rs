@@ -35,8 +35,10 @@ use self::agent::{AgentState, Facts};
 use self::collection::CollectionState;
 pub(crate) use self::description::Description;
 use self::formats::Formats;
-pub use self::replay::{Outcome, Replayed, replay};
-pub use self::run::{ActionVersion, Attempt, Dropped, Event, RunJournal, State, Step, StoredNotes, Task, Try, Wait};
+pub use self::replay::{CallResult, Difference, Replayed, replay};
+pub use self::run::{
+    ActionVersion, Attempt, Changed, Dropped, Event, RunJournal, State, Step, StoredNotes, Task, Try, Wait,
+};
 use crate::format::hex;
 
 /// What of a checkpoint is asked for: all of it, unless told otherwise.

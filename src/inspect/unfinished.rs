@@ -55,6 +55,13 @@ pub(super) fn entry(formats: &Formats, bytes: &[u8]) -> Value {
         Ok(Entry::Dropped { kept }) => json!({"dropped": {"kept": kept}}),
         Ok(Entry::Returned { task, ordinal }) => json!({"returned": {"task": name(task), "wait": ordinal}}),
         Ok(Entry::Action { name, version }) => json!({"action": {"name": name, "version": version}}),
+        Ok(Entry::Kept(_)) => json!({"kept": {}}),
+        Ok(Entry::Put(puts)) => {
+            let outputs = puts.outputs.iter().map(|output| {
+                output.as_ref().map_or(Value::Null, |text| serde_json::from_str(text).unwrap_or(Value::Null))
+            });
+            json!({"put": {"outputs": outputs.collect::<Vec<_>>(), "sides": puts.sides}})
+        }
         Err(_) => json!({"bytes": hex(bytes)}),
     }
 }

@@ -35,6 +35,8 @@ const RETAIN: &str = "retain-journals";
 const REPLAY: &str = "replay";
 const REPLAY_AGENT: &str = "replay-agent";
 const REPLAY_KEY: &str = "replay-key";
+const REPLAY_RUN: &str = "replay-run";
+const REPLAY_JSON: &str = "replay-json";
 
 /// A program with options of its own.
 ///
@@ -96,7 +98,7 @@ impl Program {
             assert!(!names.contains(&name), "the option --{name} is the runtime's");
             options.optopt("", name, &format!("{what} (default {default})"), "NUM");
         }
-        for name in [CHECKPOINTS, TAKE_OVER, RETAIN, REPLAY, REPLAY_AGENT, REPLAY_KEY] {
+        for name in [CHECKPOINTS, TAKE_OVER, RETAIN, REPLAY, REPLAY_AGENT, REPLAY_KEY, REPLAY_RUN, REPLAY_JSON] {
             assert!(!names.contains(&name), "the option --{name} is the job's");
         }
         options.optopt(
@@ -106,12 +108,19 @@ impl Program {
             "DIR",
         );
         options.optflag("", TAKE_OVER, "shut out a run that still holds the checkpoints");
-        options.optopt("", RETAIN, "keep journals of calls for NUM epochs beyond their commit (default 0)", "NUM");
-        let what =
-            "replay unfinished runs of these checkpoints against this program, make no call, and print what differs";
+        options.optopt(
+            "",
+            RETAIN,
+            "record runs, and keep journals for NUM epochs beyond their commit (default 0)",
+            "NUM",
+        );
+        let what = "replay the runs of these checkpoints that are unfinished, or over and recorded, against this program, \
+                    make no call, and print what differs";
         options.optopt("", REPLAY, what, "DIR");
         options.optopt("", REPLAY_AGENT, "only those of this agent", "NAME");
-        options.optopt("", REPLAY_KEY, "only that of this key, as it shows", "KEY");
+        options.optopt("", REPLAY_KEY, "only those of this key, as it shows", "KEY");
+        options.optopt("", REPLAY_RUN, "only the run of this number among those of its key, from 1", "NUM");
+        options.optflag("", REPLAY_JSON, "print what comes of it as JSON, a line for each run");
         options.optflag("", "help", "print this");
         options
     }
@@ -214,7 +223,8 @@ impl Arguments {
         })
     }
 
-    /// With `--replay DIR`, replays the unfinished runs of an agent against `plan` and prints a line for each, see
+    /// With `--replay DIR`, replays the runs of an agent that are unfinished, or over and recorded, against `plan` and prints
+    /// what differs, see
     /// [`inspect::replay`](crate::inspect::replay); without, it does nothing. Comes before [`Arguments::execute`], for each
     /// agent whose runs can be replayed.
     ///
@@ -243,14 +253,20 @@ impl Arguments {
         }
         let store = DirStore::existing(&dir)
             .map_err(|error| Failure::data(format!("--{REPLAY} {dir}: no checkpoints can be read there: {error}")))?;
-        let runs = inspect::replay::<T, K, I, O>(plan, &store, self.matches.opt_str(REPLAY_KEY).as_deref())?;
+        let (key, sequence) = (self.matches.opt_str(REPLAY_KEY), self.parsed(REPLAY_RUN)?);
+        let runs = inspect::replay::<T, K, I, O>(plan, &store, key.as_deref(), sequence)?;
         for run in &runs {
-            println!("agent {}, {run}", plan.name());
+            if self.matches.opt_present(REPLAY_JSON) {
+                let line = serde_json::to_string(run);
+                println!("{}", line.map_err(|error| Failure::data(format!("a run cannot be shown: {error}")))?);
+            } else {
+                println!("{run}");
+            }
         }
         let mut replayed = self.replayed.lock().unwrap_or_else(PoisonError::into_inner);
         replayed.agents += 1;
         replayed.runs += runs.len();
-        replayed.differ += runs.iter().filter(|run| run.outcome != inspect::Outcome::Same).count();
+        replayed.differ += runs.iter().filter(|run| !run.is_same()).count();
         Ok(())
     }
 
@@ -268,11 +284,12 @@ impl Arguments {
                 let of = self.matches.opt_str(REPLAY_AGENT).map_or_else(String::new, |name| format!(" {name:?}"));
                 Err(Failure::usage(format!("--{REPLAY}: this program replays no agent{of}: it says which by `replay`")))
             }
+            (_, 0) if self.matches.opt_present(REPLAY_JSON) => Ok(()),
             (_, 0) => {
-                println!("{runs} unfinished runs, and none differs");
+                println!("{runs} runs, and none differs");
                 Ok(())
             }
-            (_, differ) => Err(Failure::data(format!("{differ} of {runs} unfinished runs differ with this program"))),
+            (_, differ) => Err(Failure::data(format!("{differ} of {runs} runs differ with this program"))),
         })
     }
 

@@ -36,6 +36,8 @@ pub(crate) trait Column: Any {
     fn facts(&mut self, key: KeyId, held: &[&dyn Any], facts: &mut KeyWriter);
     /// Whether facts about `what` are of this column.
     fn is(&self, what: &What) -> bool;
+    /// Hands over all values of a key, encoded.
+    fn values(&self, key: KeyId, each: &mut dyn FnMut(What, Vec<u8>));
     /// Puts back the value of a fact.
     fn load(&mut self, key: KeyId, what: &What, value: Option<&[u8]>) -> Result<(), String>;
     /// The place of an entry that was taken out of the log.
@@ -219,6 +221,12 @@ impl<V: Serialize + DeserializeOwned + 'static> Column for SlotColumn<V> {
         let value = value.map(postcard::from_bytes).transpose();
         self.put(key, value.map_err(|error| format!("slot {:?}: {error}", self.name))?);
         Ok(())
+    }
+
+    fn values(&self, key: KeyId, each: &mut dyn FnMut(What, Vec<u8>)) {
+        if let Some(value) = self.encoded(key, &Place::Slot(slot_id(&self.name))) {
+            each(self.what.clone(), value);
+        }
     }
 
     fn is(&self, what: &What) -> bool {

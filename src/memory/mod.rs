@@ -18,6 +18,7 @@ mod path;
 mod slot;
 
 use std::any::Any;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use timely_agents_operators::fact::{KeyWriter, What};
@@ -262,6 +263,15 @@ impl Memory {
             }
         }
         writes
+    }
+
+    /// All that a key remembers from run to run, encoded.
+    pub(crate) fn all(&self, key: KeyId) -> BTreeMap<What, Vec<u8>> {
+        let mut all = BTreeMap::new();
+        for index in &self.lasting {
+            self.columns[*index as usize].values(key, &mut |what, value| drop(all.insert(what, value)));
+        }
+        all
     }
 
     /// Writes what [`Memory::written`] told, as writes of the active step.

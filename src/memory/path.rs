@@ -319,6 +319,12 @@ impl Column for PathColumn {
         Ok(())
     }
 
+    fn values(&self, key: KeyId, each: &mut dyn FnMut(What, Vec<u8>)) {
+        for (path, value) in self.trees.get(&key).into_iter().flatten() {
+            each(What::Path(path.to_string()), encode(path, value));
+        }
+    }
+
     fn is(&self, what: &What) -> bool {
         !self.sensory && matches!(what, What::Path(_))
     }

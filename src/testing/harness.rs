@@ -1,5 +1,7 @@
 //! The harness: one agent, one thread, a virtual clock.
 
+mod outside;
+
 use std::cell::Cell;
 use std::fmt::{self, Debug, Formatter};
 use std::rc::Rc;
@@ -203,7 +205,7 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
         generation: u64,
         notes: impl IntoIterator<Item = &'a Note>,
     ) -> Result<Self, Failure> {
-        self.driver.take_notes(generation);
+        self.driver.take_notes(generation, false);
         self.past = notes.into_iter().cloned().collect();
         Ok(self)
     }

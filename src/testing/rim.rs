@@ -12,7 +12,7 @@ use timely_agents_operators::behavior::{CallJob, Gate, Pass};
 use timely_agents_operators::completion::{CallFailure, CallRef, CallResult, Completion, Spent};
 use timely_agents_operators::driver::Sink;
 use timely_agents_operators::fact::Block;
-use timely_agents_operators::journal::Note;
+use timely_agents_operators::journal::{Note, RUNS};
 use timely_agents_operators::{quiet, runtime};
 use tokio::task::AbortHandle;
 
@@ -51,6 +51,8 @@ pub(super) struct Rim<T, K, O> {
     pub(super) facts: Vec<Block<T>>,
     pub(super) started: Vec<Started>,
     pub(super) notes: Vec<Note>,
+    /// Records of runs that are over.
+    pub(super) records: Vec<Note>,
     /// What is told when notes are durable.
     pub(super) noted: Vec<Completion>,
     /// Of calls that share limits with others: where they are, by their place among the calls that have started.
@@ -73,6 +75,7 @@ impl<T, K, O> Default for Rim<T, K, O> {
             facts: Vec::new(),
             started: Vec::new(),
             notes: Vec::new(),
+            records: Vec::new(),
             noted: Vec::new(),
             turns: Vec::new(),
         }
@@ -96,6 +99,11 @@ impl<T: Clone, K, O> Sink<T, (K, O), Tagged> for Rim<T, K, O> {
     fn note(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Option<Completion>) {
         self.notes.push(Note { component: 0, group, epoch, key, bytes });
         self.noted.extend(then);
+    }
+
+    fn record(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Completion) {
+        self.records.push(Note { component: RUNS, group, epoch, key, bytes });
+        self.noted.push(then);
     }
 
     fn spawn(&mut self, call: CallRef, name: Cow<'static, str>, job: CallJob) -> Option<AbortHandle> {

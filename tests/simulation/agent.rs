@@ -41,7 +41,7 @@ pub(crate) fn signal(record: Record) -> Option<Signal<u64>> {
 }
 
 /// What a run says, or a notification (of which `run` is 0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Emit {
     pub(crate) key: u64,
     pub(crate) run: u64,
@@ -49,7 +49,7 @@ pub(crate) struct Emit {
     pub(crate) value: i64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) enum What {
     /// The first of a run: it has taken this record, and has found this sum.
     Took(Record),
@@ -120,6 +120,7 @@ fn next(sum: i64, value: i64) -> i64 {
 
 pub(crate) fn agent(carries: bool, sequenced: bool) -> (Plan<Record, Emit>, Places) {
     let mut agent = Agent::<Record, Emit>::new("simulated");
+    agent.retain_outputs();
     let count = agent.memory::<u64>("count");
     let sum = agent.memory::<i64>("sum");
     let told = agent.memory::<u64>("told");

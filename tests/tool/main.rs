@@ -7,8 +7,10 @@
 //! - The wording of errors beyond what they must name.
 
 mod damaged;
+mod exact;
 mod jobs;
 mod live;
+mod rules;
 mod runs;
 mod support;
 mod unfinished;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use timely_agents::cluster::{ClusterConfig, Failure, FailureKind};
-use timely_agents::inspect::{self, Outcome as Replay};
+use timely_agents::inspect::{self, Difference, State};
 use timely_agents::prelude::*;
 use timely_agents::{Plan, Program, execute_with};
 use timely_agents_operators::checkpoint::{Checkpoints, DirStore};
@@ -152,7 +152,7 @@ fn oldest(dir: &Path) -> Option<u64> {
 }
 
 /// A copy that nobody holds: of a job that was stopped in this process something goes on for a while.
-fn still(dir: &Path) -> TempDir {
+pub(crate) fn still(dir: &Path) -> TempDir {
     let place = tempfile::tempdir().expect("a directory");
     for folder in ["aside", "base", "chain", "log"] {
         fs::create_dir_all(place.path().join(folder)).expect("a folder");
@@ -258,14 +258,19 @@ fn journals_that_are_retained_show_runs_that_are_over() {
         let dir = place.path();
         let check = || {
             let first = parsed(dir, &["--sequence", "1"]);
-            assert_eq!((&first["state"], &first["runs"], &first["others"]), (&json!("over"), &json!(3), &json!([3])));
+            assert_eq!(
+                (&first["state"], &first["runs"], &first["others"]),
+                (&json!("over"), &json!(3), &json!([2, 3]))
+            );
             let take = &first["tasks"][0];
             assert_eq!(take["attempts"][0]["state"], "over", "{first:#}");
             check_calls(take);
+            assert_eq!(first["input"], json!(["a", 7]), "{first:#}");
             assert_eq!(parsed(dir, &[])["sequence"], 3, "the newest");
+            let second = parsed(dir, &["--sequence", "2"]);
+            assert_eq!((&second["input"], &second["tasks"][0]["attempts"][0]["waits"]), (&json!(["a", 0]), &json!([])));
         };
         check();
-        journal(dir, &["--sequence", "2"]).assert_refused(1, &["run 2", "1, 3"]);
         journal(dir, &["--sequence", "4"]).assert_refused(1, &["no run 4", "3 runs"]);
         let wrong =
             |agent: &str, key: &str| run(&["run", dir.to_str().expect("UTF-8"), "--agent", agent, "--key", key]);
@@ -306,25 +311,27 @@ fn unfinished_runs_are_replayed_against_the_program_at_hand() {
     let before = files(place.path());
     let store = DirStore::existing(place.path()).expect("a directory");
     let replayed = |plan: &Plan<Order, u32>, key: Option<&str>| {
-        let mut runs = inspect::replay::<u64, String, _, _>(plan, &store, key).expect("it can be replayed");
+        let mut runs = inspect::replay::<u64, String, _, _>(plan, &store, key, None).expect("it can be replayed");
         assert_eq!(runs.len(), 1, "{runs:?}");
         runs.remove(0)
     };
     let same = replayed(&plan(true, true), None);
-    assert_eq!((&same.key, same.sequence, &same.outcome), (&json!("a"), 3, &Replay::Same), "{same}");
+    assert_eq!((&same.key, same.sequence, same.state), (&json!("a"), 3, State::Unfinished), "{same}");
+    assert!(same.is_same(), "{same}");
     assert_eq!((same.calls.len(), same.outputs, same.over), (0, 0, false), "{same}");
 
     let prompt = replayed(&plan_of(true, true, "the order", "approval"), Some("a"));
-    let Replay::Differs(why) = &prompt.outcome else { panic!("{prompt}") };
+    let [Difference::Call(why)] = &prompt.differences[..] else { panic!("{prompt}") };
     for part in ["run 3", "\"take\"", "wait 1", "\"describe\"", "number 0"] {
         assert!(why.contains(part), "no {part:?}: {why}");
     }
     let rule = replayed(&plan_of(true, true, "an order", "clerk"), None);
-    assert_eq!((&rule.outcome, &rule.calls[..]), (&Replay::Same, &["clerk".to_owned()][..]), "a new call: {rule}");
+    assert_eq!((rule.is_same(), &rule.calls[..]), (true, &["clerk".to_owned()][..]), "a new call: {rule}");
 
-    let unknown = inspect::replay::<u64, String, _, _>(&plan(true, true), &store, Some("b")).expect_err("no key b");
+    let unknown =
+        inspect::replay::<u64, String, _, _>(&plan(true, true), &store, Some("b"), None).expect_err("no key b");
     assert!(unknown.to_string().contains("no key b"), "{unknown}");
-    let other = inspect::replay::<u64, u32, _, _>(&plan(true, true), &store, None).expect_err("other keys");
+    let other = inspect::replay::<u64, u32, _, _>(&plan(true, true), &store, None, None).expect_err("other keys");
     assert!(other.to_string().contains("keys"), "{other}");
     assert!(files(place.path()) == before, "nothing is changed");
 

@@ -99,8 +99,9 @@ impl Checkpoints {
         self
     }
 
-    /// For how many epochs beyond their commit journals of calls are kept, for who looks at runs that are over; none unless
-    /// told otherwise. They go in segments of some megabytes, so some are there for longer.
+    /// For how many epochs beyond their commit journals are kept, for who looks at runs that are over; none unless told
+    /// otherwise. They go in segments of some megabytes, so some are there for longer. With any number above zero each run
+    /// is recorded when it is over, and no epoch is committed before the records of its runs are durable.
     pub fn retain_journals(mut self, epochs: u64) -> Self {
         self.options.retain = epochs;
         self
@@ -344,6 +345,11 @@ impl Opened {
     pub fn log(&self, control: Control) -> Result<Log, Error> {
         let (store, options) = (Arc::clone(&self.checkpoints.store), self.checkpoints.options.log);
         Log::open(store, &self.opening.job, self.generation(), self.process, options, control)
+    }
+
+    /// Whether journals are kept beyond their commit.
+    pub fn retains_journals(&self) -> bool {
+        self.checkpoints.options.retain > 0
     }
 
     /// This process's journal of the generation.

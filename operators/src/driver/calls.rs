@@ -214,6 +214,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 self.left(call);
                 self.start_calls(sink);
             }
+            Completion::Recorded { number } => self.recorded(number),
             Completion::Begins { call } => {
                 if let Some(limit) = self.active_call(call).and_then(|active| active.limit.take()) {
                     let deadline = self.now.saturating_add(limit.as_micros() as u64);

@@ -26,6 +26,7 @@ mod carry;
 mod intake;
 mod mailbox;
 mod notes;
+mod records;
 mod restore;
 mod scheduled;
 mod seal;
@@ -43,6 +44,7 @@ use tokio::task::AbortHandle;
 use self::carry::Carried;
 use self::mailbox::{Mailbox, Waiting};
 use self::notes::Notes;
+use self::records::Records;
 use self::restore::Restoring;
 use self::scheduled::Scheduled;
 use self::seal::Seal;
@@ -74,6 +76,8 @@ pub trait Sink<T, O, S> {
     fn facts(&mut self, block: Block<T>);
     /// Makes a note of `key`, whose group and epoch are given, durable; `then` comes through the completion queue.
     fn note(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Option<Completion>);
+    /// The same for the record of a run that is over.
+    fn record(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Completion);
     /// Starts a call off the worker; its end comes through the completion queue.
     fn spawn(&mut self, call: CallRef, name: Cow<'static, str>, job: CallJob) -> Option<AbortHandle>;
 }
@@ -212,6 +216,8 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     restoring: Restoring<T>,
     /// Where calls are noted.
     notes: Option<Box<Notes<T, B::Input>>>,
+    /// Where runs that are over are recorded.
+    records: Option<Records<T>>,
     /// Which unfinished work is facts, where epochs do not wait for it.
     carried: Option<Carried>,
     /// The greatest epoch to which unfinished work has been moved.
@@ -277,6 +283,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             unsealed: false,
             restoring: Restoring::default(),
             notes: None,
+            records: None,
             carried,
             floor: T::minimum().epoch(),
             start: T::minimum().epoch(),
@@ -290,10 +297,12 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     }
 
     /// From here on calls are noted, if the behavior makes any; comes before all work and notes of before a crash.
-    /// `generation` is this start of the job. Whether there will be notes.
-    pub fn take_notes(&mut self, generation: u64) -> bool {
-        if self.seal.is_some() && self.behavior.takes_notes(generation) {
+    /// `generation` is this start of the job; with `records` each run is recorded when it is over. Whether there will be
+    /// notes.
+    pub fn take_notes(&mut self, generation: u64, records: bool) -> bool {
+        if self.seal.is_some() && self.behavior.takes_notes(generation, records) {
             self.notes = Some(Box::default());
+            self.records = records.then(Records::default);
         }
         self.notes.is_some()
     }
@@ -424,6 +433,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 if self.seal.is_some() {
                     self.changed(key, &self.at(time));
                 }
+                if self.records.is_some() {
+                    self.record(head, time, sink);
+                }
                 true
             }
             Progress::Suspended(run) => {
@@ -502,7 +514,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         }
         self.unsealed = self.seal(sink);
         self.flush(sink);
-        if self.epoch.is_none() && self.open.is_empty() && !self.unsealed {
+        if self.epoch.is_none() && self.open.is_empty() && !self.unsealed && self.all_recorded() {
             self.behavior.drained();
             self.shut(Phase::Closed);
         }
@@ -583,6 +595,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 }
                 if self.seal.is_some() {
                     self.changed(head.key, &self.at(&active.time));
+                }
+                if self.records.is_some() {
+                    self.record(&head, &active.time, sink);
                 }
                 self.start_calls(sink);
                 self.stats.record(self.now.saturating_sub(active.started).saturating_mul(1000), 1);

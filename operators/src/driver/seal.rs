@@ -55,6 +55,8 @@ pub(super) struct Seal<T, K> {
     encoder: Encoder<T, K>,
     /// Times that facts may still come at.
     open: OpenWork<T>,
+    /// Times of records that are not durable yet: no commit passes them either.
+    pub(super) unrecorded: OpenWork<T>,
     /// The least of them, while they are looked at.
     least: Vec<T>,
     /// A writer that has nothing to write.
@@ -132,6 +134,7 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
                 notifications: HashMap::default(),
             },
             open: OpenWork::default(),
+            unrecorded: OpenWork::default(),
             least: Vec::new(),
             spare: BlockWriter::default(),
         }
@@ -354,17 +357,20 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
 
     /// Whether the times that facts may come at have changed since last asked.
     pub(super) fn take_changed(&mut self) -> bool {
-        self.open.take_changed()
+        let unrecorded = self.unrecorded.take_changed();
+        self.open.take_changed() || unrecorded
     }
 
     /// The least times of unfinished work and of changes that are not sealed.
     pub(super) fn minimal(&mut self, work: &OpenWork<T>, into: &mut Vec<T>) {
-        self.open.minimal(&mut self.least);
         work.minimal(into);
-        for time in self.least.drain(..) {
-            if !into.iter().any(|m| m.less_equal(&time)) {
-                into.retain(|m| !time.less_equal(m));
-                into.push(time);
+        for open in [&self.open, &self.unrecorded] {
+            open.minimal(&mut self.least);
+            for time in self.least.drain(..) {
+                if !into.iter().any(|m| m.less_equal(&time)) {
+                    into.retain(|m| !time.less_equal(m));
+                    into.push(time);
+                }
             }
         }
     }

@@ -215,6 +215,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             self.waiting_bytes -= bytes;
             self.stats.cancelled += 1;
             self.changed(key, &at);
+            if self.records.is_some() {
+                self.record(&head, &time, sink);
+            }
             self.open.remove(&at, 1);
         }
         let state = &mut self.states[key.index()];

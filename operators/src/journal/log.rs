@@ -17,7 +17,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::{ActionStateStore, Marker, Note, Noted};
+use super::{ActionStateStore, Marker, Note, Noted, RUNS};
 use crate::checkpoint::LogPosition;
 use crate::checkpoint::{
     Bound, CheckpointStore, Error, JOURNAL, Log, Record, read_notes, retained, segment_blobs, segment_name,
@@ -100,7 +100,7 @@ impl LogJournal {
             let notes = &mut past.notes;
             read_notes(&*self.store, &self.job, &bound, &mut |note| {
                 last = last.max(note.epoch);
-                if note.epoch < self.from {
+                if note.epoch < self.from || note.component >= RUNS {
                     return;
                 }
                 notes.entry(note.component).or_default().entry(note.group).or_default().push(note);

@@ -49,6 +49,21 @@ pub struct Written {
     pub body: Vec<u8>,
 }
 
+/// Notes of component `RUNS + n` are records of runs of component `n` that are over. They are for people: no start reads
+/// them.
+pub const RUNS: u32 = 1 << 31;
+
+/// What is kept of a run that is over.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// The run's number among those of its key.
+    pub sequence: u64,
+    /// The time of what it was about, encoded.
+    pub time: Vec<u8>,
+    /// What the behavior says of it.
+    pub body: Vec<u8>,
+}
+
 /// Called when a note is durable.
 pub type Noted = Box<dyn FnOnce() + Send>;
 

@@ -1,4 +1,4 @@
-//! `replay`: unfinished runs against a program, which does it itself.
+//! `replay`: runs against a program, which does it itself.
 
 use std::process::{Command as Process, ExitCode};
 
@@ -12,18 +12,21 @@ use crate::ending::Ending;
 pub(crate) const COMMAND: Command = Command {
     name: "replay",
     of: "",
-    operands: "DIR --program PATH [--agent NAME] [--key KEY]",
-    most: 1,
-    brief: "Replays unfinished runs against a program, makes no call, and prints what differs",
-    about: "This tool does not know your program: it starts it with --replay DIR, which programs have that say so (see\n\
-            `Arguments::replay`). Each run goes the way of its journal, with the results that its calls had, up to its first\n\
-            call without one; where name or arguments of a call are others, that is said. Runs that are over, or not in\n\
-            a checkpoint, are not replayed.\n\
-            The exit code is 1 if a run differs.",
+    operands: "DIR --program PATH [--agent NAME] [--key KEY] [--sequence NUM] [--json] [-- OPTIONS]",
+    most: usize::MAX,
+    brief: "Replays runs against a program, makes no call, and prints what differs",
+    about: "This tool does not know your program: it starts it with --replay DIR and with what follows --, which programs have\n\
+            that say so (see `Arguments::replay`). Each run goes the way of its journal, with the results that its calls\n\
+            had, up to its first call without one. It has the runs that are unfinished in the newest checkpoint, of agents\n\
+            that carry, and those that are over and were recorded, with --retain-journals. What differs is said: calls by\n\
+            name and arguments, outputs, memory, how the run ends.\n\
+            The exit code is 0 if no run differs, 1 if one does or runs cannot be replayed, and 2 for a wrong command line.",
     options: |options| {
         options.optopt("", "program", "the program, as it would be started", "PATH");
         options.optopt("", "agent", "only runs of this agent", "NAME");
-        options.optopt("", "key", "only the run of this key, as it shows", "KEY");
+        options.optopt("", "key", "only runs of this key, as it shows", "KEY");
+        options.optflag("", "json", "as JSON, a line for each run");
+        options.optopt("", "sequence", "only the run of this number among those of its key, from 1", "NUM");
     },
     run,
 };
@@ -35,10 +38,14 @@ fn run(matches: &Matches) -> Ending {
     directory::catalogue(matches)?;
     let mut process = Process::new(&program);
     process.arg("--replay").arg(&matches.free[0]);
-    for (name, option) in [("agent", "--replay-agent"), ("key", "--replay-key")] {
+    process.args(&matches.free[1..]);
+    for (name, option) in [("agent", "--replay-agent"), ("key", "--replay-key"), ("sequence", "--replay-run")] {
         if let Some(value) = matches.opt_str(name) {
             process.arg(option).arg(value);
         }
+    }
+    if matches.opt_present("json") {
+        process.arg("--replay-json");
     }
     let status = process.status().map_err(|error| Failure::data(format!("{program} cannot be started: {error}")))?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))

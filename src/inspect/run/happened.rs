@@ -68,7 +68,7 @@ pub(super) fn of_entries(entries: &[&[u8]], into: &mut Happenings) -> Result<(),
             Entry::Given { task, end, at } => Happened::Ended { task, end, at },
             Entry::Left { task, ordinal } => Happened::Left { task, ordinal },
             Entry::Action { name, version } => Happened::Action { name, version },
-            Entry::Dropped { .. } | Entry::Returned { .. } => continue,
+            Entry::Dropped { .. } | Entry::Returned { .. } | Entry::Kept(_) | Entry::Put(_) => continue,
         });
     }
     Ok(())

@@ -13,6 +13,7 @@
 //! - What is not known is not made up: it is left out, or said to be missing.
 
 mod happened;
+mod results;
 mod text;
 mod tree;
 
@@ -23,7 +24,7 @@ use serde_json::Value;
 use timely_agents_operators::checkpoint::{self, CheckpointStore, ComponentKind, Stored};
 use timely_agents_operators::cluster::Failure;
 use timely_agents_operators::fact::What;
-use timely_agents_operators::journal::{Note as StoredNote, Written};
+use timely_agents_operators::journal::{Note as StoredNote, RUNS, RunRecord, Written};
 
 use self::happened::{Happenings, of_entries, of_notes};
 pub use self::tree::{ActionVersion, Attempt, Dropped, Event, Step, Task, Try, Wait};
@@ -32,6 +33,7 @@ use super::unfinished;
 use super::{Selection, holding, list};
 use crate::journal::Beginning;
 use crate::notes::Body;
+use crate::record::{About, Change, Record, RunEnd};
 
 /// Notes as they lie in a directory.
 #[derive(Debug, Default)]
@@ -46,6 +48,10 @@ impl StoredNotes {
         let mut notes = Vec::new();
         checkpoint::notes(store, &mut |note| notes.push(note))?;
         Ok(StoredNotes(notes))
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &StoredNote> {
+        self.0.iter()
     }
 
     /// Those of a key.
@@ -102,12 +108,32 @@ pub struct RunJournal {
     pub writes: Option<Value>,
     /// Its tasks, in the order in which they started; those that another caused are with that.
     pub tasks: Vec<Task>,
+    /// What it put out, where the agent keeps that; of runs that are over and recorded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<Value>,
+    /// What of its key's memory it changed; of runs that are over and recorded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Changed>,
+    /// Why it did not end as runs do; of runs that are over and recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<String>,
     /// Where the program left the journal, and what was dropped then.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub divergences: Vec<Dropped>,
     /// Other runs of the key of which something is known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<u64>,
+}
+
+/// A place in memory that a run has changed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Changed {
+    /// The slot's name, or the path.
+    pub place: String,
+    /// What it held; null for nothing.
+    pub before: Value,
+    /// What it held then.
+    pub after: Value,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
@@ -172,6 +198,14 @@ impl RunJournal {
         let mut facts = holding(store, stored, component.number, shown)?;
         let mut of_key = OfKey::default();
         let mut name = None;
+        let mut records: BTreeMap<u64, RunRecord> = BTreeMap::new();
+        for note in notes.0.iter().filter(|note| note.component == RUNS + component.number) {
+            if shown(&note.key).is_some() {
+                let record: RunRecord = postcard::from_bytes(&note.bytes)
+                    .map_err(|error| Failure::data(format!("a record of a run cannot be read: {error}")))?;
+                records.insert(record.sequence, record);
+            }
+        }
         for note in notes.0.iter().filter(|note| note.component == component.number) {
             if let Some(shown) = shown(&note.key) {
                 name = Some(shown);
@@ -190,6 +224,9 @@ impl RunJournal {
         let unfinished = facts.get(&What::Run).map(|_| runs);
         let mut known: BTreeSet<u64> = of_key.runs.values().map(|run| run.sequence).collect();
         known.extend(unfinished);
+        // Of what is not committed there may be records, too: they are of a start that was lost.
+        records.retain(|sequence, _| *sequence <= runs && unfinished != Some(*sequence));
+        known.extend(records.keys());
         let Some(sequence) = sequence.or_else(|| unfinished.or(known.last().copied())) else {
             return Err(Failure::data(format!(
                 "no run of key {key} of {agent:?} has a journal; it has had {runs} runs. Runs that made no call have none, and \
@@ -220,6 +257,15 @@ impl RunJournal {
         let of_it = |id: &&u64| of_key.runs.get(*id).is_some_and(|run| run.sequence == sequence);
         let id = id.or_else(|| of_key.order.iter().rev().find(of_it).copied().filter(|_| beginning.is_none()));
         let of_run = id.and_then(|id| of_key.runs.remove(&id));
+        let recorded = match records.remove(&sequence) {
+            Some(RunRecord { time, body, .. }) => {
+                let body: Record = postcard::from_bytes(&body).map_err(|error| {
+                    Failure::data(format!("the record of run {sequence} of key {key} cannot be read: {error}"))
+                })?;
+                Some((formats.time(&time), body))
+            }
+            None => None,
+        };
 
         let entries: Vec<&[u8]> = if carried.is_some() {
             let entries = facts.iter().filter(|(what, _)| matches!(what, What::Entry(_)));
@@ -234,21 +280,48 @@ impl RunJournal {
             Some(run) => (run.count, Some(run.digest), Some(run.epoch)),
             None => (0, None, stored.last_epoch()),
         };
-        if let Some(run) = of_run {
-            of_notes(run.bodies, &mut happenings);
-        }
+        let bodies = match (&recorded, of_run) {
+            // It has all of them.
+            (Some((_, Record { began, script, .. })), _) => {
+                vec![Body { start: 0, began: *began, from: 0, notes: script.clone() }]
+            }
+            (None, Some(run)) => run.bodies,
+            (None, None) => Vec::new(),
+        };
+        of_notes(bodies, &mut happenings);
         let state = match unfinished {
             Some(unfinished) if unfinished == sequence => State::Unfinished,
             _ if sequence <= runs => State::Over,
             _ => State::NotCommitted,
         };
         let digest = digest.or_else(|| of_key.begun.get(&sequence).copied());
-        let began = began.or_else(|| happenings.first_turn());
+        let began = began.or_else(|| recorded.as_ref().map(|(_, run)| run.began)).or_else(|| happenings.first_turn());
         let missing_turns = happenings.missing;
         let tree::Grown { tasks, actions, dropped } = tree::grow(happenings, &formats, state == State::Over);
         let identity = beginning.as_ref().and_then(|beginning| beginning.identity);
         let notifying = beginning.as_ref().and_then(|beginning| beginning.notifying);
         let input = beginning.as_ref().and_then(|beginning| beginning.input.as_ref()).map(|bytes| formats.input(bytes));
+        let mut journal = id;
+        let (mut time, mut input, mut notifying) = (time, input, notifying);
+        let (mut outputs, mut changes, mut end) = (Vec::new(), Vec::new(), None);
+        if let Some((at, run)) = recorded {
+            time = Some(at);
+            match run.about {
+                About::Input(bytes) => input = Some(formats.input(&bytes)),
+                About::Notification(epoch) => notifying = Some(epoch),
+                About::Scheduled(_) => {}
+            }
+            journal = journal.or(run.journal);
+            let shown = |text: &String| serde_json::from_str(text).unwrap_or(Value::Null);
+            outputs = run.puts.outputs.iter().flatten().map(shown).collect();
+            changes = run.changes.iter().map(|change| changed(&formats, change)).collect();
+            end = match run.end {
+                RunEnd::Done => None,
+                RunEnd::Dead(why) => Some(format!("dead letter: {why}")),
+                RunEnd::Cut(why) => Some(format!("cut short: {why}")),
+                RunEnd::NotBegun(why) => Some(format!("not begun: {why}")),
+            };
+        }
         let writes = beginning.map(|beginning| unfinished::writes(&formats, beginning.writes));
         Ok(RunJournal {
             agent: agent.to_owned(),
@@ -260,7 +333,7 @@ impl RunJournal {
             time,
             input,
             digest: digest.map(|digest| format!("{digest:016x}")),
-            journal: id.map(|id| format!("{id:016x}")),
+            journal: journal.map(|id| format!("{id:016x}")),
             identity,
             notifying,
             began,
@@ -269,10 +342,19 @@ impl RunJournal {
             actions,
             writes: writes.filter(|writes| writes.as_object().is_some_and(|writes| !writes.is_empty())),
             tasks,
+            outputs,
+            changes,
+            end,
             divergences: dropped,
             others: known.into_iter().collect(),
         })
     }
+}
+
+fn changed(formats: &Formats, change: &Change) -> Changed {
+    let (place, before) = formats.place(&change.what, change.before.as_deref());
+    let (_, after) = formats.place(&change.what, change.after.as_deref());
+    Changed { place, before, after }
 }
 
 impl OfKey {

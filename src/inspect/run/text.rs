@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use serde_json::Value;
 
 use super::tree::{Attempt, Task, Try, Wait};
-use super::{RunJournal, State};
+use super::{Changed, RunJournal, State};
 
 /// Longer texts and bytes are cut; JSON has them whole.
 const LONGEST: usize = 96;
@@ -41,6 +41,11 @@ impl Display for RunJournal {
             self.task(task, "", n + 1 == self.tasks.len(), &mut lines);
         }
         lines.iter().try_for_each(|line| writeln!(f, "{line}"))?;
+        self.outputs.iter().try_for_each(|output| writeln!(f, "put out {}", cut(&output.to_string())))?;
+        for Changed { place, before, after } in &self.changes {
+            writeln!(f, "memory {place}: was {}, is {}", cut(&before.to_string()), cut(&after.to_string()))?;
+        }
+        self.end.iter().try_for_each(|end| writeln!(f, "{end}"))?;
         for divergence in &self.divergences {
             writeln!(
                 f,
@@ -143,6 +148,9 @@ fn shown(result: &Value) -> String {
     }
     if let Some(none) = result["none"].as_str() {
         return none.to_owned();
+    }
+    if let Some(value) = result.get("value") {
+        return format!("gave {}", cut(&value.to_string()));
     }
     if let Some(text) = result["text"].as_str() {
         return format!("gave {}", cut(&format!("{text:?}")));

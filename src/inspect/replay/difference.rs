@@ -1,0 +1,70 @@
+//! Where a run that is done again is not what it was.
+
+use std::fmt::{self, Display, Formatter};
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Difference {
+    /// Another call, or one more or less: what was asked for, and what is now.
+    Call(String),
+    /// An output: its number in the run, from 1; what it was, and is. One that is not there is missing; a value that is not
+    /// kept is null.
+    Output {
+        /// Its number.
+        number: usize,
+        /// What it was.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recorded: Option<Value>,
+        /// What it is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        replayed: Option<Value>,
+    },
+    /// How many values went to a side output.
+    Side {
+        /// Its name.
+        name: String,
+        /// How many did.
+        recorded: u64,
+        /// How many do.
+        replayed: u64,
+    },
+    /// What a slot or path holds when the run is over; null where it holds nothing.
+    Memory {
+        /// The slot's name, or the path.
+        place: String,
+        /// What it held.
+        recorded: Value,
+        /// What it holds.
+        replayed: Value,
+    },
+    /// How the run ends.
+    End {
+        /// How it did.
+        recorded: String,
+        /// How it does.
+        replayed: String,
+    },
+}
+
+impl Display for Difference {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let shown = |value: &Option<Value>| value.as_ref().map_or_else(|| "none".to_owned(), Value::to_string);
+        match self {
+            Difference::Call(what) => write!(f, "call: {what}"),
+            Difference::Output { number, recorded, replayed } => {
+                write!(f, "output {number}: recorded {}, replayed {}", shown(recorded), shown(replayed))
+            }
+            Difference::Side { name, recorded, replayed } => {
+                write!(f, "side output {name:?}: recorded {recorded} values, replayed {replayed}")
+            }
+            Difference::Memory { place, recorded, replayed } => {
+                write!(f, "memory {place}: recorded {recorded}, replayed {replayed}")
+            }
+            Difference::End { recorded, replayed } => write!(f, "end: recorded {recorded}, replayed {replayed}"),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Unfinished runs of a checkpoint, done again.
+
+use serde_json::Value;
+use timely_agents_operators::cluster::Failure;
+use timely_agents_operators::fact::{FactRef, What};
+use timely_agents_operators::journal::Note;
+use timely_agents_operators::keys::Key;
+use timely_agents_operators::time::EpochTime;
+
+use super::{Agent, CallResult, Difference, Facts, Replayed};
+use crate::agent::Input;
+use crate::inspect::run::State;
+use crate::testing::Harness;
+
+/// Goes the way of the run's journal, to its end.
+pub(super) fn one<T: EpochTime, K: Key, I: Input, O: 'static>(
+    agent: &Agent<'_, I, O>,
+    shown: Value,
+    sequence: u64,
+    (bytes, facts): (&[u8], &Facts),
+    resume: u64,
+    notes: &[Note],
+) -> Result<Replayed, Failure> {
+    let wrong = |error: postcard::Error| Failure::data(format!("key {shown}: {error}"));
+    let (key, plan): (K, _) = (postcard::from_bytes(bytes).map_err(wrong)?, agent.plan);
+    // What waits behind the run does not begin.
+    let of_run = |what: &What| !matches!(what, What::Waiting(_) | What::Notification(_) | What::Timer(_));
+    let harness = Harness::<K, I, O, T>::over_time(plan, |_: &I| unreachable!("no input is brought"))
+        .map_err(|failure| Failure::data(format!("agent {}: {}", failure.agent, failure.message)))?;
+    let harness = harness.in_job(agent.job).journaled(u64::MAX, notes).and_then(|harness| {
+        harness.restored_by(resume, |take| {
+            let mut of_run = facts.iter().filter(|(what, _)| of_run(what));
+            of_run.try_for_each(|(what, (group, value))| {
+                take(&FactRef { group: *group, key: bytes, what: what.clone(), value: Some(value) })
+            })
+        })
+    });
+    let mut replayed = Replayed {
+        agent: plan.name().to_owned(),
+        key: shown,
+        sequence,
+        state: State::Unfinished,
+        differences: Vec::new(),
+        calls: Vec::new(),
+        outputs: 0,
+        over: false,
+        results: Vec::new(),
+    };
+    let mut harness = match harness {
+        Ok(harness) => harness,
+        Err(failure) => {
+            replayed.differences.push(Difference::Call(failure.message));
+            return Ok(replayed);
+        }
+    };
+    harness.show_results();
+    harness.run();
+    replayed.results = harness.results().into_iter().map(CallResult::of).collect();
+    let left = "it leaves its journal, which the agent allows (`Divergence::Lenient`)";
+    let failure = harness.failure().map(|failure| failure.message.clone());
+    let why = match failure {
+        Some(message) => Some(message),
+        None if harness.diverged() > 0 => Some(left.to_owned()),
+        None => harness.dead_letter_reasons().into_iter().next().map(|why| format!("it is given up: {why}")),
+    };
+    if let Some(why) = why {
+        replayed.differences.push(Difference::Call(why));
+        return Ok(replayed);
+    }
+    replayed.calls = harness.calls().into_iter().map(|call| call.name).collect();
+    replayed.outputs = harness.outputs().len();
+    replayed.over = !harness.mailbox(&key).0;
+    Ok(replayed)
+}

@@ -1,0 +1,128 @@
+//! Runs of all kinds, of jobs that stop on the way, replayed against the very program that made them: nothing differs.
+//!
+//! The agent is that of the simulation: calls, sleeps, flushes, dead letters, retries, signals that are waited for and that
+//! cancel, notifications, scheduled events.
+
+#[path = "../simulation/agent.rs"]
+#[expect(dead_code, reason = "the model of the agent is for the simulation")]
+mod agent;
+#[path = "../simulation/dice.rs"]
+#[expect(dead_code, reason = "there is no trace here")]
+mod dice;
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use timely::progress::timestamp::Refines;
+use timely_agents::cluster::{ClusterConfig, Failure};
+use timely_agents::execute_with;
+use timely_agents::inspect;
+use timely_agents::prelude::*;
+use timely_agents_operators::checkpoint::{Checkpoints, DirStore};
+use timely_agents_operators::cluster::Control;
+use timely_agents_operators::time::{EpochTime, Stamp};
+
+use self::agent::{CANCEL, KINDS, Record, SIGNAL, WAITS, signal};
+use self::dice::Dice;
+use crate::runs::still;
+use crate::support::shown;
+
+/// Each key has a few inputs.
+const KEYS: u64 = 48;
+const RECORDS: u64 = 160;
+const EPOCHS: u64 = 5;
+
+fn records(dice: &mut Dice, carry: bool) -> Vec<(u64, Record)> {
+    let kinds = if carry { KINDS } else { WAITS.into() };
+    let record = |n: u64| {
+        let (key, kind, value) = (dice.roll(KEYS), dice.roll(kinds) as u8, dice.roll(3) as i64);
+        (n * EPOCHS / RECORDS, Record { key, kind, value })
+    };
+    (0..RECORDS).map(record).collect()
+}
+
+fn signals(dice: &mut Dice) -> Vec<(u64, Record)> {
+    let record = |n: u64| {
+        let kind = if dice.roll(8) == 0 { CANCEL } else { SIGNAL };
+        (n * EPOCHS / RECORDS, Record { key: dice.roll(KEYS), kind, value: dice.roll(4) as i64 })
+    };
+    (0..RECORDS).map(record).collect()
+}
+
+/// Runs the job to its end, unless it is stopped.
+fn job<T: EpochTime + Refines<()>>(
+    dir: &Path,
+    (carry, sequenced): (bool, bool),
+    workers: usize,
+    tell: Sender<Control>,
+) -> Result<(), Failure> {
+    let (plan, _) = agent::agent(carry, sequenced);
+    let checkpoints = Checkpoints::dir(dir)?.retain_journals(1_000);
+    let tell = Mutex::new(tell);
+    execute_with(&ClusterConfig::single(workers), Some(checkpoints), move |worker, job| {
+        if worker.index() == 0 {
+            tell.lock().expect("a lock").send(job.control().clone()).expect("the test waits");
+        }
+        let dice = &mut Dice::new(7);
+        let (records, signals) = (records(dice, carry), signals(dice));
+        worker.dataflow::<T, _, _>(|scope| {
+            let records = job.source(scope, "records", Records::from(records))?;
+            if carry {
+                let signals = signals.into_iter().filter_map(|(epoch, record)| Some((epoch, signal(record)?)));
+                let signals = job.source(scope, "signals", Records::from(signals))?;
+                records.agent_with_signals(|record| &record.key, signals, &plan);
+            } else {
+                records.agent(|record| &record.key, &plan);
+            }
+            Ok(())
+        })
+    })
+    .map(drop)
+}
+
+fn check<T: EpochTime + Refines<()>>(carry: bool, sequenced: bool) {
+    let what = format!("carry {carry}, sequenced {sequenced}, {}", std::any::type_name::<T>());
+    let mut place = tempfile::tempdir().expect("a directory");
+    for (workers, time) in [(1, 1_500), (2, 2_500)] {
+        thread::scope(|threads| {
+            let (tell, told) = channel();
+            let dir = place.path();
+            let running = threads.spawn(move || job::<T>(dir, (carry, sequenced), workers, tell));
+            let control = told.recv().expect("the job starts");
+            thread::park_timeout(Duration::from_millis(time));
+            control.fail(Failure::stopped("enough"));
+            running.join().expect("it ends").expect_err("it is stopped");
+        });
+        place = still(place.path());
+    }
+    let (tell, _told) = channel();
+    job::<T>(place.path(), (carry, sequenced), 2, tell).unwrap_or_else(|failure| panic!("{what}: {failure}"));
+
+    let keys = shown(place.path(), &[])["agents"]["simulated"].clone();
+    let runs = |key: &serde_json::Value| key["sequence"].as_u64().expect("a number");
+    let runs: u64 = keys.as_array().expect("keys").iter().map(runs).sum();
+    let (plan, _) = agent::agent(carry, sequenced);
+    let store = DirStore::existing(place.path()).expect("a directory");
+    let replayed = inspect::replay::<T, u64, _, _>(&plan, &store, None, None).expect("it can be replayed");
+    let differ: Vec<String> = replayed.iter().filter(|run| !run.is_same()).map(ToString::to_string).collect();
+    assert!(differ.is_empty(), "{what}: {} of {runs} differ\n{}", differ.len(), differ.join("\n"));
+    assert_eq!(replayed.len() as u64, runs, "{what}: each run is replayed");
+    assert!(runs > RECORDS / 2, "{what}: {runs} runs");
+    let short = replayed.iter().filter(|run| !run.over).count();
+    assert!(if carry { short < replayed.len() / 4 } else { short == 0 }, "{what}: {short} were cut short");
+}
+
+#[test]
+fn no_run_differs_from_itself() {
+    thread::scope(|threads| {
+        for carry in [false, true] {
+            for sequenced in [false, true] {
+                threads.spawn(move || check::<u64>(carry, sequenced));
+                threads.spawn(move || check::<Stamp>(carry, sequenced));
+            }
+        }
+    });
+}
