@@ -12,6 +12,7 @@ pub mod completion;
 pub mod driver;
 pub mod durable_input;
 pub mod fact;
+mod files;
 pub mod flow;
 pub mod group;
 pub mod hash;

@@ -8,11 +8,12 @@
 //!   sinks, collections and snapshots (`sums`).
 //! - A call whose result is known is not made again (D7, D8, `tools`), whatever it is and whoever asked (`defects`).
 //! - SIGTERM stops in order (`stops`); of two runs only the later one has any effect (D9, `fences`).
-//! - What does not fit or cannot be read is refused, and nothing is lost by it; failing disks end the job (`fits`).
+//! - What does not fit or cannot be read is refused, and nothing is lost by it; failing disks end the job (`fits`), and so do
+//!   full ones (`full`).
 //!
 //! # What is not
-//! - A machine that loses power: SIGKILL keeps what the system has been given. The store's own tests lose it.
-//! - Carry over `Stamp` times; disks that are really full: errors come from failpoints.
+//! - A machine that loses power: SIGKILL keeps what the system has been given. The tests of the store and of sinks lose it.
+//! - Carry over `Stamp` times.
 //! - Several machines.
 //!
 //! The long sets are ignored; `scripts/soak` runs them.
@@ -24,6 +25,7 @@ mod faults;
 mod fences;
 mod fits;
 mod flights;
+mod full;
 mod kills;
 mod matrix;
 mod process;

@@ -179,7 +179,7 @@ impl TransactionalSink for Table {
     }
 }
 
-fn job(inputs: u64, rate: Option<u64>) -> Job {
+pub(crate) fn job(inputs: u64, rate: Option<u64>) -> Job {
     let mut launch = Launch::own("sums").with("CRASH_INPUTS", inputs.to_string());
     if let Some(rate) = rate {
         launch = launch.with("CRASH_RATE", rate.to_string());
@@ -189,7 +189,7 @@ fn job(inputs: u64, rate: Option<u64>) -> Job {
     job
 }
 
-fn assert_complete(job: &Job, inputs: u64, what: &str) {
+pub(crate) fn assert_complete(job: &Job, inputs: u64, what: &str) {
     let expected = |key: u64| {
         adds(key, inputs).scan((0, 0, 0), |(count, total, so_far), add| {
             *count += 1;

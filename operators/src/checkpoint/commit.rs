@@ -324,6 +324,26 @@ mod tests {
     }
 
     #[test]
+    fn which_word_comes_first_is_not_seen() {
+        let mut words: Vec<Event> = ["b", "c", "a"].map(|from| staged(0, from)).to_vec();
+        words.extend([facts(0, 0, 10, &[(1, 5)]), facts(0, 1, 7, &[(1, 6), (2, 1)])]);
+        let manifest = |words: &[Event]| {
+            let mut commit = start();
+            for word in words {
+                commit.step(word.clone());
+            }
+            commit.step(Event::Frontier(Some(1)))
+        };
+        let first = manifest(&words);
+        for n in 0..words.len() {
+            words.rotate_left(1);
+            assert_eq!(manifest(&words), first);
+            words.swap(n, 0);
+            assert_eq!(manifest(&words), first);
+        }
+    }
+
+    #[test]
     fn the_end_has_nothing_to_publish() {
         check(
             &mut start(),

@@ -11,22 +11,25 @@
 //! The file system has to link exclusively and to keep what it synced; a network file system that all processes share
 //! has to do so among machines. Not here: which files there are, and what is in them.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::failpoint::step;
 use super::store::{CheckpointStore, StoreFile, StoreLock};
+use crate::files::{self, Files, GrowingFile};
 
 /// See the [module](self).
 #[derive(Clone, Debug)]
 pub struct DirStore {
+    files: Arc<dyn Files>,
     root: PathBuf,
 }
 
 /// What files are for, each a folder.
-const FOLDERS: [&str; 4] = ["aside", "base", "chain", "log"];
+const FOLDERS: [&str; 5] = ["aside", "base", "blob", "chain", "log"];
 
 impl DirStore {
     /// The store in the directory `root`, which is made if it is not there.
@@ -34,23 +37,27 @@ impl DirStore {
     /// # Errors
     /// Those of the system.
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
-        let root = root.into();
+        Self::open_on(files::system(), root.into())
+    }
+
+    /// As [`DirStore::open`], on other files than the system's.
+    pub(crate) fn open_on(files: Arc<dyn Files>, root: PathBuf) -> io::Result<Self> {
         let above = |path: &Path| match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
         // Folders that are made have to be as durable as what will be in them: each in the one above it.
         let mut unsynced = vec![above(&root)];
-        while let Some(folder) = unsynced.last().filter(|folder| !folder.exists()).cloned() {
+        while let Some(folder) = unsynced.last().filter(|folder| !files.exists(folder)).cloned() {
             unsynced.push(above(&folder));
         }
-        fs::create_dir_all(&root)?;
+        files.create_folders(&root)?;
         for folder in FOLDERS {
-            fs::create_dir_all(root.join(folder))?;
+            files.create_folders(&root.join(folder))?;
         }
-        sync_folder(&root)?;
-        unsynced.iter().try_for_each(|folder| sync_folder(folder))?;
-        Ok(DirStore { root })
+        files.sync_folder(&root)?;
+        unsynced.iter().try_for_each(|folder| files.sync_folder(folder))?;
+        Ok(DirStore { files, root })
     }
 
     /// A store whose directory is there, to read from.
@@ -60,7 +67,7 @@ impl DirStore {
     pub fn existing(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         if fs::metadata(root.join("chain"))?.is_dir() {
-            Ok(DirStore { root })
+            Ok(DirStore { files: files::system(), root })
         } else {
             Err(io::ErrorKind::NotADirectory.into())
         }
@@ -76,12 +83,12 @@ impl DirStore {
     }
 
     /// A name that no other process or call uses.
-    fn aside(&self) -> io::Result<(PathBuf, File)> {
+    fn aside(&self) -> io::Result<(PathBuf, Box<dyn GrowingFile>)> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         loop {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
             let path = self.path(&format!("aside/{}-{number}", std::process::id()));
-            match File::create_new(&path) {
+            match self.files.create_new(&path) {
                 Ok(file) => return Ok((path, file)),
                 // Left behind by a process that was killed and had this one's number.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -95,10 +102,10 @@ impl CheckpointStore for DirStore {
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (aside, mut file) = self.aside()?;
         let linked = step("create.write", || file.write_all(bytes))
-            .and_then(|()| step("create.sync", || file.sync_all()))
-            .and_then(|()| step("create.link", || fs::hard_link(&aside, self.path(name))))
-            .and_then(|()| step("create.sync_dir", || sync_folder(&self.folder(name))));
-        let unlinked = step("create.unlink", || fs::remove_file(&aside));
+            .and_then(|()| step("create.sync", || file.sync()))
+            .and_then(|()| step("create.link", || self.files.link(&aside, &self.path(name))))
+            .and_then(|()| step("create.sync_dir", || self.files.sync_folder(&self.folder(name))));
+        let unlinked = step("create.unlink", || self.files.remove(&aside));
         if let Err(error) = unlinked {
             tracing::warn!(file = %aside.display(), %error, "a file stays aside");
         }
@@ -106,45 +113,25 @@ impl CheckpointStore for DirStore {
     }
 
     fn append_new(&self, name: &str) -> io::Result<Box<dyn StoreFile>> {
-        let file = File::create_new(self.path(name))?;
-        Ok(Box::new(DirFile { file, unsynced: Some(self.folder(name)) }))
+        let file = self.files.create_new(&self.path(name))?;
+        Ok(Box::new(DirFile { file, files: Arc::clone(&self.files), unsynced: Some(self.folder(name)) }))
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        fs::read(self.path(name))
+        self.files.read(&self.path(name))
     }
 
     fn read_range(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        let mut file = File::open(self.path(name))?;
-        // A length out of damaged bytes must not be reserved before it is known to be there.
-        if file.metadata()?.len() < offset.saturating_add(length as u64) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let mut bytes = vec![0; length];
-        file.seek(SeekFrom::Start(offset))?;
-        file.read_exact(&mut bytes)?;
-        Ok(bytes)
+        self.files.read_range(&self.path(name), offset, length)
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
-        let entries = match fs::read_dir(self.path(folder)) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
+        let mut names = match self.files.list(&self.path(folder)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            names => names?,
         };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            let length = match entry.metadata() {
-                Ok(metadata) => metadata.len(),
-                // Removed meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            // Ours are plain text; anything else was put here by others.
-            if let Some(name) = entry.file_name().to_str() {
-                names.push((format!("{folder}/{name}"), length));
-            }
+        for (name, _) in &mut names {
+            *name = format!("{folder}/{name}");
         }
         names.sort_unstable();
         Ok(names)
@@ -153,23 +140,18 @@ impl CheckpointStore for DirStore {
     fn remove(&self, names: &[String]) -> io::Result<()> {
         let mut folders = Vec::new();
         for name in names {
-            match step("remove.unlink", || fs::remove_file(self.path(name))) {
+            match step("remove.unlink", || self.files.remove(&self.path(name))) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => folders.push(self.folder(name)),
             }
         }
         folders.sort_unstable();
         folders.dedup();
-        folders.iter().try_for_each(|folder| step("remove.sync_dir", || sync_folder(folder)))
+        folders.iter().try_for_each(|folder| step("remove.sync_dir", || self.files.sync_folder(folder)))
     }
 
     fn lock(&self) -> io::Result<Option<StoreLock>> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.path("lock"))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(StoreLock::new(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        Ok(self.files.lock(&self.path("lock"))?.map(StoreLock::new))
     }
 
     fn describe(&self, name: &str) -> String {
@@ -179,7 +161,8 @@ impl CheckpointStore for DirStore {
 
 #[derive(Debug)]
 struct DirFile {
-    file: File,
+    file: Box<dyn GrowingFile>,
+    files: Arc<dyn Files>,
     /// The folder, until the name in it is durable.
     unsynced: Option<PathBuf>,
 }
@@ -190,16 +173,12 @@ impl StoreFile for DirFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.file.sync_data()?;
+        self.file.sync()?;
         if let Some(folder) = self.unsynced.take() {
-            step("append.sync_dir", || sync_folder(&folder))?;
+            step("append.sync_dir", || self.files.sync_folder(&folder))?;
         }
         Ok(())
     }
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

@@ -248,10 +248,18 @@ mod tests {
         let log = Log::open(Arc::new(store.clone()), "job", 1, 0, options, Control::detached()).unwrap();
         let (tell, told) = mpsc::channel();
         for epoch in 0..20 {
-            let tell = tell.clone();
-            log.append(facts(epoch, "value"), Box::new(move |position| tell.send((epoch, position)).unwrap()));
+            let (tell, store) = (tell.clone(), store.clone());
+            let done = move |position: LogPosition| {
+                let crashed = store.duplicate();
+                crashed.crash();
+                let left = read(&crashed, position.segment, position.end).unwrap_or_default();
+                tell.send((epoch, position, left.last() == Some(&epoch))).unwrap();
+            };
+            log.append(facts(epoch, "value"), Box::new(done));
         }
-        let done: Vec<(u64, LogPosition)> = told.iter().take(20).collect();
+        let done: Vec<_> = told.iter().take(20).collect();
+        assert!(done.iter().all(|(.., left)| *left), "a crash at that moment leaves it: {done:?}");
+        let done: Vec<(u64, LogPosition)> = done.into_iter().map(|(epoch, position, _)| (epoch, position)).collect();
         store.crash();
         assert!(done.iter().map(|(epoch, _)| *epoch).eq(0..20) && done.is_sorted_by_key(|(_, position)| *position));
         let mut epochs = Vec::new();

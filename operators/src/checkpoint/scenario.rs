@@ -444,6 +444,7 @@ mod tests {
             store.create(stray, b"stray").unwrap();
         }
         let held = store.lock().unwrap();
+        assert!(matches!(checkpoints(&store).claim("job"), Err(Error::Locked { .. })));
         assert!(matches!(gc(&store, "job", (2, 0), false), Err(Error::Locked { .. })));
         // What a running generation has written may be needed yet.
         assert_eq!(gc(&store, "job", (2, 0), true).unwrap(), [""; 0]);

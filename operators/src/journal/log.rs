@@ -336,6 +336,28 @@ mod tests {
     }
 
     #[test]
+    fn what_an_old_generation_notes_after_a_claim_is_never_read() {
+        let store = MemoryStore::new();
+        let checkpoints = Checkpoints::new(Arc::new(store)).take_over(true);
+        let old = checkpoints.claim("job").unwrap().journal(Control::detached()).unwrap();
+        let put = |n: u8| {
+            let (tell, told) = std::sync::mpsc::channel();
+            let note = Note { component: 0, group: 0, epoch: 1, key: vec![1], bytes: vec![n] };
+            old.put(note, Box::new(move || tell.send(()).unwrap()));
+            told.recv().unwrap();
+        };
+        put(0);
+        let second = checkpoints.claim("job").unwrap();
+        put(1);
+        for opened in [second, checkpoints.claim("job").unwrap()] {
+            let journal = opened.journal(Control::detached()).unwrap();
+            let mut seen = Vec::new();
+            journal.rebuild(&opened.opening().marker(), 0, 0..8, &mut |note| seen.extend(note.bytes)).unwrap();
+            assert_eq!(seen, [0]);
+        }
+    }
+
+    #[test]
     fn torn_tail_ends_a_journal_and_loses_nothing_before_it() {
         let store = MemoryStore::new();
         let checkpoints = Checkpoints::new(Arc::new(store.clone())).take_over(true);

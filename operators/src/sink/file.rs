@@ -14,9 +14,10 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
@@ -29,8 +30,10 @@ use timely::progress::Timestamp;
 
 use super::backlog::{Backlog, SinkLoad};
 use super::encode::Encode;
+use super::publish::folder_of;
 use super::reason;
 use crate::cluster::{Control, Failure};
+use crate::files::{self, Files, GrowingFile};
 
 /// Bytes that a thread of its own gathers before it writes to a file.
 const BUFFER: usize = 64 << 10;
@@ -75,7 +78,11 @@ impl FileSink {
     /// # Errors
     /// The file cannot be created.
     pub fn create(path: impl AsRef<Path>, control: &Control) -> Result<Self, Failure> {
-        let path = path.as_ref();
+        Self::create_on(files::system(), path.as_ref(), control)
+    }
+
+    /// As [`FileSink::create`], on other files than the system's, but for what is there and is no file.
+    pub(super) fn create_on(files: Arc<dyn Files>, path: &Path, control: &Control) -> Result<Self, Failure> {
         let name = path.display().to_string();
         let failed = |error: io::Error| Failure::data(format!("cannot create {name}: {}", reason(&error)));
         // A link is followed: the file that it names is replaced, not the link.
@@ -87,7 +94,7 @@ impl FileSink {
                 Output::Stream(Box::new(device))
             }
             _ => {
-                let (part, file) = Part::create(place).map_err(failed)?;
+                let (part, file) = Part::create(files, place).map_err(failed)?;
                 let abandoned = part.clone();
                 control.on_failure(move || abandoned.remove());
                 Output::File(BufWriter::with_capacity(BUFFER, file), part)
@@ -136,7 +143,7 @@ impl FileSink {
 /// Where the writer's thread writes.
 enum Output {
     Stream(Box<dyn Write + Send>),
-    File(BufWriter<File>, Part),
+    File(BufWriter<Box<dyn GrowingFile>>, Part),
 }
 
 impl Output {
@@ -152,7 +159,7 @@ impl Output {
         match self {
             Output::Stream(_) => Ok(()),
             Output::File(writer, part) => {
-                writer.into_inner()?.sync_all()?;
+                writer.into_inner()?.sync()?;
                 part.publish()
             }
         }
@@ -207,12 +214,13 @@ fn write_all(name: &str, mut output: Output, messages: &Receiver<Message>, backl
 /// A file under its temporary name.
 #[derive(Clone, Debug)]
 struct Part {
+    files: Arc<dyn Files>,
     temporary: PathBuf,
     place: PathBuf,
 }
 
 impl Part {
-    fn create(place: PathBuf) -> io::Result<(Self, File)> {
+    fn create(files: Arc<dyn Files>, place: PathBuf) -> io::Result<(Self, Box<dyn GrowingFile>)> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let Some(name) = place.file_name() else {
             return Err(io::ErrorKind::IsADirectory.into());
@@ -222,8 +230,8 @@ impl Part {
             let mut temporary = name.to_owned();
             temporary.push(format!(".{}-{number}.part", std::process::id()));
             let temporary = place.with_file_name(temporary);
-            match File::create_new(&temporary) {
-                Ok(file) => return Ok((Part { temporary, place }, file)),
+            match files.create_new(&temporary) {
+                Ok(file) => return Ok((Part { files, temporary, place }, file)),
                 // Left behind by a process that was killed and had this one's number.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
@@ -233,18 +241,15 @@ impl Part {
 
     /// Puts the file in its place, durably.
     fn publish(&self) -> io::Result<()> {
-        if let Err(error) = fs::rename(&self.temporary, &self.place) {
+        if let Err(error) = self.files.rename(&self.temporary, &self.place) {
             self.remove();
             return Err(error);
         }
-        match self.place.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
-            _ => File::open(".")?.sync_all(),
-        }
+        folder_of(&self.place).map_or(Ok(()), |folder| self.files.sync_folder(folder))
     }
 
     fn remove(&self) {
-        if let Err(error) = fs::remove_file(&self.temporary)
+        if let Err(error) = self.files.remove(&self.temporary)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(file = %self.temporary.display(), %error, "a temporary file stays behind");

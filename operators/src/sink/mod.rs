@@ -12,7 +12,8 @@
 //! - Nothing that is staged can be seen at its place before [`publish`], which happens once its epoch is committed.
 //! - All that happens to a file goes through one function, `step`, under a name: what a crash can fall between.
 //!
-//! Not here: who commits and calls [`publish`], and what the lines are.
+//! Not here: who commits and calls [`publish`], what the lines are, and files themselves (`files`), of which the scenario has
+//! simulated ones.
 
 mod backlog;
 pub mod conformance;
@@ -21,6 +22,8 @@ mod file;
 mod naming;
 mod publish;
 mod rows;
+#[cfg(test)]
+mod scenario;
 mod stage;
 mod stager;
 mod staging;

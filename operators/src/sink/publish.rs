@@ -3,13 +3,13 @@
 //! # Invariants
 //! - To publish twice is to publish once: a recovery repeats what may have been done.
 
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::step::step;
 use crate::checkpoint::Publication;
 use crate::cluster::Failure;
+use crate::files::{self, Files};
 
 /// The folder of staged files, in the folder of the output.
 const STAGED: &str = ".staged";
@@ -25,24 +25,29 @@ pub(super) fn stage_of(dir: &Path, sink: &str, generation: u64) -> PathBuf {
 /// # Errors
 /// What could not be done, on which files.
 pub fn publish(publication: &Publication) -> io::Result<()> {
+    publish_on(&*files::system(), publication)
+}
+
+/// As [`publish`], on other files than the system's.
+pub(super) fn publish_on(files: &dyn Files, publication: &Publication) -> io::Result<()> {
     match publication {
-        Publication::Rename { from, to } => rename(Path::new(from), Path::new(to)),
+        Publication::Rename { from, to } => rename(files, Path::new(from), Path::new(to)),
         Publication::Apply { sink, .. } => {
             Err(io::Error::other(format!("the rows of the transactional sink {sink} are applied by the sink")))
         }
     }
 }
 
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
+fn rename(files: &dyn Files, from: &Path, to: &Path) -> io::Result<()> {
     let failed = |error: &io::Error| {
         let (from, to) = (from.display(), to.display());
         io::Error::new(error.kind(), format!("cannot publish {from} as {to}: {}", super::reason(error)))
     };
-    match step("sink.publish.rename", || fs::rename(from, to)) {
+    match step("sink.publish.rename", || files.rename(from, to)) {
         Ok(()) => {}
         // It was done before, if perhaps not durably.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !from.exists() && to.exists() => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !from.exists() => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !files.exists(from) && files.exists(to) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !files.exists(from) => {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
                 format!(
@@ -56,8 +61,8 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
     }
     // The name first: without it the file would be nowhere.
     for file in [to, from] {
-        if let Some(folder) = folder_of(file).filter(|folder| folder.exists()) {
-            step("sink.publish.sync", || sync_folder(folder)).map_err(|error| failed(&error))?;
+        if let Some(folder) = folder_of(file).filter(|folder| files.exists(folder)) {
+            step("sink.publish.sync", || files.sync_folder(folder)).map_err(|error| failed(&error))?;
         }
     }
     Ok(())
@@ -69,24 +74,27 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
 /// # Errors
 /// What could not be read or removed.
 pub fn sweep(dir: &Path, sink: &str, generation: u64) -> io::Result<()> {
+    sweep_on(&*files::system(), dir, sink, generation)
+}
+
+/// As [`sweep`], on other files than the system's.
+pub(super) fn sweep_on(files: &dyn Files, dir: &Path, sink: &str, generation: u64) -> io::Result<()> {
     let staged = dir.join(STAGED);
     let failed = |path: &Path, error: &io::Error| {
         io::Error::new(error.kind(), format!("cannot remove {}: {}", path.display(), super::reason(error)))
     };
-    let entries = match fs::read_dir(&staged) {
-        Ok(entries) => entries,
+    let names = match files.list(&staged) {
+        Ok(names) => names,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(&staged, &error)),
     };
     let prefix = format!("{sink}-g");
-    for entry in entries {
-        let entry = entry.map_err(|error| failed(&staged, &error))?;
-        let name = entry.file_name();
-        let older = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.parse::<u64>().ok());
+    for (name, _) in names {
+        let older = name.strip_prefix(&prefix).and_then(|number| number.parse::<u64>().ok());
         if older.is_some_and(|older| older < generation) {
-            let path = entry.path();
+            let path = staged.join(name);
             // Several processes may sweep one folder.
-            match step("sink.sweep.unlink", || fs::remove_dir_all(&path)) {
+            match step("sink.sweep.unlink", || files.remove_folder(&path)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&path, &error)),
                 _ => {}
             }
@@ -95,16 +103,11 @@ pub fn sweep(dir: &Path, sink: &str, generation: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the names in a folder durable.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
 /// Creates a folder and those that it is in, durably.
-pub(super) fn create_folder(path: &Path) -> io::Result<()> {
-    let missing: Vec<_> = path.ancestors().take_while(|folder| !folder.exists()).collect();
-    fs::create_dir_all(path)?;
-    missing.into_iter().filter_map(folder_of).try_for_each(sync_folder)
+pub(super) fn create_folder(files: &dyn Files, path: &Path) -> io::Result<()> {
+    let missing: Vec<_> = path.ancestors().take_while(|folder| !files.exists(folder)).collect();
+    files.create_folders(path)?;
+    missing.into_iter().filter_map(folder_of).try_for_each(|folder| files.sync_folder(folder))
 }
 
 /// The folder that `file` is in.

@@ -7,7 +7,6 @@
 //! # Invariants
 //! - A row that is cut short or altered is an error, and never taken for a row.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -22,6 +21,7 @@ use super::stage::stage_lines;
 use super::stager::Stager;
 use crate::checkpoint::Ack;
 use crate::cluster::{Control, Failure};
+use crate::files::Files;
 use crate::time::EpochTime;
 
 /// The first bytes of a file, with the version of its format.
@@ -41,7 +41,7 @@ pub fn stage_rows<'scope, T: EpochTime, D: Serialize + 'static>(
 }
 
 /// Writes rows in their file's format.
-struct RowEncoder;
+pub(super) struct RowEncoder;
 
 impl<D: Serialize> Encode<D> for RowEncoder {
     fn header(&mut self, _: &D, bytes: &mut Vec<u8>) -> Result<(), String> {
@@ -66,7 +66,7 @@ impl<D: Serialize> Encode<D> for RowEncoder {
 /// Reads the rows of a file, up to its end or the first error.
 pub(super) struct RowsFile<R> {
     path: PathBuf,
-    file: BufReader<File>,
+    file: BufReader<Box<dyn Read + Send>>,
     /// How many rows have been read.
     rows: u64,
     over: bool,
@@ -75,9 +75,9 @@ pub(super) struct RowsFile<R> {
 }
 
 impl<R: DeserializeOwned> RowsFile<R> {
-    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+    pub(super) fn open(files: &dyn Files, path: &Path) -> Result<Self, Failure> {
         let failed = |why: &str| Failure::data(format!("staged rows {}: {why}", path.display()));
-        let file = File::open(path).map_err(|error| match error.kind() {
+        let file = files.open(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 failed("the file is gone, and the sink does not have them: committed rows are lost")
             }
@@ -147,7 +147,7 @@ mod tests {
     fn read(bytes: &[u8]) -> Result<Vec<String>, Failure> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        RowsFile::open(file.path())?.collect()
+        RowsFile::open(&*crate::files::system(), file.path())?.collect()
     }
 
     #[test]

@@ -27,8 +27,9 @@ use super::publish::{check_name, create_folder, stage_of};
 use super::reason;
 use super::staging::Staging;
 use super::step::step;
-use crate::checkpoint::Publication;
+use crate::checkpoint::{Publication, failpoint};
 use crate::cluster::{Control, Failure};
+use crate::files::{self, Files};
 
 /// How a stager is set up.
 #[derive(Clone, Debug)]
@@ -108,19 +109,25 @@ impl Stager {
     /// # Errors
     /// The name does not fit, or a folder cannot be created.
     pub fn new(options: StagerOptions, control: &Control) -> Result<Self, Failure> {
+        Self::on(files::system(), options, control)
+    }
+
+    /// As [`Stager::new`], on other files than the system's.
+    pub(super) fn on(files: Arc<dyn Files>, options: StagerOptions, control: &Control) -> Result<Self, Failure> {
         let StagerOptions { sink, place, generation, process, workers, resume } = options;
         check_name(&sink)?;
         // A later start may be elsewhere.
         let dir = std::path::absolute(place.dir()).map_err(|error| failed(&sink, "find", place.dir(), &error))?;
         let stage = stage_of(&dir, &sink, generation);
         let naming = Naming::new(&sink, process, &stage, &dir, place)?;
-        step("sink.stage.create", || create_folder(&stage)).map_err(|error| failed(&sink, "create", &stage, &error))?;
+        step("sink.stage.create", || create_folder(&*files, &stage))
+            .map_err(|error| failed(&sink, "create", &stage, &error))?;
         let (to_thread, messages) = unbounded();
         let backlog = Backlog::default();
-        let mut staging = Staging::new(naming, workers, backlog.clone(), control.clone());
+        let mut staging = Staging::new(files, naming, workers, backlog.clone(), control.clone());
         thread::Builder::new()
             .name(format!("stage-{sink}"))
-            .spawn(move || staging.run(&messages))
+            .spawn(failpoint::inherited(move || staging.run(&messages)))
             .map_err(|error| Failure::data(format!("sink {sink}: cannot start its thread: {error}")))?;
         Ok(Stager { shared: Arc::new(Shared { sink, resume, workers, to_thread, seats: Mutex::default(), backlog }) })
     }

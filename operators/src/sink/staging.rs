@@ -1,8 +1,7 @@
 //! The thread of a stager: its files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,16 +9,17 @@ use crossbeam::channel::Receiver;
 
 use super::backlog::Backlog;
 use super::naming::Naming;
-use super::publish::sync_folder;
 use super::stager::{Inbox, Message, Staged, failed};
 use super::step::step;
 use crate::cluster::{Control, Failure};
+use crate::files::{Files, GrowingFile};
 
 /// Bytes of an open epoch that are kept in memory.
 const SPILL: usize = 1 << 20;
 
 /// The state of the thread.
 pub(super) struct Staging {
+    files: Arc<dyn Files>,
     naming: Naming,
     parts: BTreeMap<u64, Part>,
     seats: Vec<Arc<Inbox>>,
@@ -32,7 +32,7 @@ pub(super) struct Staging {
 /// The output of an open epoch.
 struct Part {
     path: PathBuf,
-    file: Option<File>,
+    file: Option<Box<dyn GrowingFile>>,
     /// What is not in the file yet.
     bytes: Vec<u8>,
     /// Who has a part in it.
@@ -40,9 +40,15 @@ struct Part {
 }
 
 impl Staging {
-    pub(super) fn new(naming: Naming, workers: usize, backlog: Backlog, control: Control) -> Self {
+    pub(super) fn new(
+        files: Arc<dyn Files>,
+        naming: Naming,
+        workers: usize,
+        backlog: Backlog,
+        control: Control,
+    ) -> Self {
         let frontiers = vec![Some(0); workers];
-        Staging { naming, parts: BTreeMap::new(), seats: Vec::new(), frontiers, backlog, control }
+        Staging { files, naming, parts: BTreeMap::new(), seats: Vec::new(), frontiers, backlog, control }
     }
 
     pub(super) fn run(&mut self, messages: &Receiver<Message>) {
@@ -81,7 +87,7 @@ impl Staging {
         part.workers.insert(worker);
         part.bytes.extend_from_slice(bytes);
         if part.bytes.len() >= SPILL {
-            part.spill().map_err(|error| failed(&naming.sink, "write", &part.path, &error))?;
+            part.spill(&*self.files).map_err(|error| failed(&naming.sink, "write", &part.path, &error))?;
         }
         Ok(())
     }
@@ -100,12 +106,13 @@ impl Staging {
         let sink = &self.naming.sink;
         let mut staged = Vec::new();
         for (epoch, mut part) in closed {
-            part.finish().map_err(|error| failed(sink, "write", &part.path, &error))?;
+            part.finish(&*self.files).map_err(|error| failed(sink, "write", &part.path, &error))?;
             staged.push((epoch, part.workers));
         }
         // One sync makes the names of all of them durable.
         let folder = Path::new(&self.naming.stage);
-        step("sink.stage.sync_folder", || sync_folder(folder)).map_err(|error| failed(sink, "sync", folder, &error))?;
+        step("sink.stage.sync_folder", || self.files.sync_folder(folder))
+            .map_err(|error| failed(sink, "sync", folder, &error))?;
         let mut told = BTreeSet::new();
         for (epoch, workers) in staged {
             for (i, worker) in workers.into_iter().enumerate() {
@@ -122,10 +129,10 @@ impl Staging {
 }
 
 impl Part {
-    fn spill(&mut self) -> io::Result<()> {
+    fn spill(&mut self, files: &dyn Files) -> io::Result<()> {
         if self.file.is_none() {
             step("sink.stage.open", || {
-                self.file = Some(File::create(&self.path)?);
+                self.file = Some(files.create(&self.path)?);
                 Ok(())
             })?;
         }
@@ -136,10 +143,10 @@ impl Part {
         Ok(())
     }
 
-    fn finish(&mut self) -> io::Result<()> {
-        self.spill()?;
-        match &self.file {
-            Some(file) => step("sink.stage.sync", || file.sync_all()),
+    fn finish(&mut self, files: &dyn Files) -> io::Result<()> {
+        self.spill(files)?;
+        match &mut self.file {
+            Some(file) => step("sink.stage.sync", || file.sync()),
             None => Ok(()),
         }
     }

@@ -13,18 +13,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use super::publish::publish;
+use super::publish::publish_on;
 use super::reason;
 use super::rows::RowsFile;
 use super::step::step;
 use crate::checkpoint::Publication;
 use crate::cluster::Failure;
+use crate::files::{self, Files};
 
 /// A sink that keeps rows together with a mark of how far it has come.
 ///
@@ -58,15 +59,26 @@ pub trait TransactionalSink: Send + 'static {
 }
 
 /// Does publications of all kinds, on a thread that may wait: in worker 0's process, after the commit.
-#[derive(Default)]
 pub struct Publisher {
+    files: Arc<dyn Files>,
     sinks: BTreeMap<String, Box<dyn Apply>>,
+}
+
+impl Default for Publisher {
+    fn default() -> Self {
+        Publisher::on(files::system())
+    }
 }
 
 impl Publisher {
     /// One without transactional sinks.
     pub fn new() -> Self {
         Publisher::default()
+    }
+
+    /// As [`Publisher::new`], on other files than the system's.
+    pub(super) fn on(files: Arc<dyn Files>) -> Self {
+        Publisher { files, sinks: BTreeMap::new() }
     }
 
     /// Adds the transactional sink called `name` in publications.
@@ -84,12 +96,12 @@ impl Publisher {
         for publication in publications {
             match publication {
                 Publication::Rename { .. } => {
-                    publish(publication).map_err(|error| Failure::data(error.to_string()))?;
+                    publish_on(&*self.files, publication).map_err(|error| Failure::data(error.to_string()))?;
                 }
                 Publication::Apply { sink, epoch, from } => rows.entry((*epoch, sink)).or_default().push(from),
             }
         }
-        for ((epoch, name), mut files) in rows {
+        for ((epoch, name), mut staged) in rows {
             let Some(sink) = self.sinks.get_mut(name) else {
                 return Err(Failure::data(format!(
                     "sink {name}: rows of epoch {epoch} are committed for it, but the job has no transactional sink of \
@@ -97,12 +109,13 @@ impl Publisher {
                 )));
             };
             // The same order whenever it is done.
-            files.sort_unstable();
-            step("sink.publish.apply", || sink.apply(epoch, &files).map_err(io::Error::other)).map_err(|error| {
-                Failure::data(format!("sink {name}: cannot apply the rows of epoch {epoch}: {error}"))
-            })?;
-            for file in files {
-                match step("sink.publish.unlink", || fs::remove_file(file)) {
+            staged.sort_unstable();
+            let files = &*self.files;
+            step("sink.publish.apply", || sink.apply(files, epoch, &staged).map_err(io::Error::other)).map_err(
+                |error| Failure::data(format!("sink {name}: cannot apply the rows of epoch {epoch}: {error}")),
+            )?;
+            for file in staged {
+                match step("sink.publish.unlink", || files.remove(Path::new(file))) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         let why = reason(&error);
                         return Err(Failure::data(format!(
@@ -119,13 +132,13 @@ impl Publisher {
 
 impl fmt::Debug for Publisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Publisher").field("sinks", &self.sinks.keys()).finish()
+        f.debug_struct("Publisher").field("sinks", &self.sinks.keys()).finish_non_exhaustive()
     }
 }
 
 /// A sink whose rows have no type.
 trait Apply: Send {
-    fn apply(&mut self, epoch: u64, files: &[&str]) -> Result<(), Failure>;
+    fn apply(&mut self, files: &dyn Files, epoch: u64, staged: &[&str]) -> Result<(), Failure>;
 }
 
 struct Applier<S> {
@@ -139,13 +152,13 @@ impl<S: TransactionalSink> Applier<S> {
 }
 
 impl<S: TransactionalSink> Apply for Applier<S> {
-    fn apply(&mut self, epoch: u64, files: &[&str]) -> Result<(), Failure> {
+    fn apply(&mut self, files: &dyn Files, epoch: u64, staged: &[&str]) -> Result<(), Failure> {
         // Rows that are in may have lost their files; so this comes before the files are opened.
         if self.has(epoch)? {
             return Ok(());
         }
         let opened: Result<Vec<RowsFile<S::Row>>, _> =
-            files.iter().map(|file| RowsFile::open(Path::new(file))).collect();
+            staged.iter().map(|file| RowsFile::open(files, Path::new(file))).collect();
         match opened {
             Ok(opened) => self.sink.apply(epoch, &mut opened.into_iter().flatten()),
             // A process of an older generation may have been about to apply them, and was faster.
