@@ -15,7 +15,6 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 pub use self::log::LogJournal;
-pub(crate) use self::log::last_epoch;
 pub use self::memory::MemoryJournal;
 use crate::checkpoint::Error;
 
