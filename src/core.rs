@@ -465,6 +465,18 @@ impl<O> Core<O> {
         });
     }
 
+    /// Begins a step after one of a run that did no more than write memory and output: what else there is, is as it was.
+    #[inline]
+    pub(crate) fn begin_simple_step(&self) {
+        let mut marks = self.marks.get();
+        {
+            let effects = &self.staged.borrow().effects;
+            (marks.outputs, marks.tagged) = (effects.outputs.len(), effects.tagged.len());
+        }
+        marks.writes = self.memory.borrow().mark();
+        self.marks.set(marks);
+    }
+
     /// Takes back all of the active step.
     pub(crate) fn undo_step(&self) {
         let marks = self.marks.get();

@@ -221,6 +221,24 @@ pub fn notification_digest(epoch: u64) -> u64 {
     mix(0x6E6F_7469_6679, epoch)
 }
 
+/// Is told of runs as they begin: what a note closes over (rule D7).
+pub trait Begins<I> {
+    /// A run of `key` begins, with this number, about an input with that digest.
+    fn begins(&mut self, key: KeyId, sequence: u64, digest: impl FnOnce() -> u64);
+
+    /// A run of `key` has begun and ended, and did nothing that is noted. The input is of no further use to it.
+    fn is_over(&mut self, key: KeyId, sequence: u64, input: I, digest: impl FnOnce(&I) -> u64);
+}
+
+/// Where there are no notes.
+impl<I> Begins<I> for () {
+    #[inline]
+    fn begins(&mut self, _: KeyId, _: u64, _: impl FnOnce() -> u64) {}
+
+    #[inline]
+    fn is_over(&mut self, _: KeyId, _: u64, _: I, _: impl FnOnce(&I) -> u64) {}
+}
+
 /// How a behavior compares two inputs of one key and epoch.
 pub type Sequence<B> = fn(&B, &<B as Behavior>::Input, &<B as Behavior>::Input) -> Ordering;
 
@@ -254,7 +272,7 @@ pub trait Behavior: 'static {
 
     /// Starts runs of `inputs`, each the key, the number of its run and the input, until one has not simply ended
     /// or there is nothing more to start. Tells how many have ended, and what the last one came to if it has not;
-    /// `head` then names it. `head` has all but the key and the number.
+    /// `head` then names it. `head` has all but the key and the number. `begun` is told of each run, in their order.
     ///
     /// This is `start` for many: only it is worth overriding, for speed.
     #[inline]
@@ -263,10 +281,12 @@ pub trait Behavior: 'static {
         head: &mut RunHead,
         inputs: &mut impl Iterator<Item = (KeyId, u64, Self::Input)>,
         fuel: &mut u32,
+        begun: &mut impl Begins<Self::Input>,
     ) -> (u64, Option<Progress<Self::Run>>) {
         let Some((key, sequence, input)) = inputs.next() else { return (0, None) };
         head.key = key;
         head.sequence = sequence;
+        begun.begins(key, sequence, || self.digest(&input));
         (0, Some(self.start(head, Work::Input(input), fuel)))
     }
 

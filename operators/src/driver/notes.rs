@@ -20,22 +20,15 @@ use std::collections::{BTreeMap, VecDeque};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
+use super::begun::Begun;
 use super::{Arrived, Driver, Emission, Sink};
-use crate::behavior::{Behavior, CallJob, PastRun, Progress, RunHead, RunNote, Work, notification_digest};
+use crate::behavior::{Begins, Behavior, CallJob, PastRun, Progress, RunHead, RunNote, Work, notification_digest};
 use crate::completion::{CallRef, CallResult, Completion};
 use crate::hash::stable_hash;
 use crate::journal::Written;
 use crate::keys::KeyId;
 use crate::slab::RunToken;
 use crate::time::EpochTime;
-
-/// A run that has begun, for the next note of its key.
-#[derive(Clone, Copy, Debug)]
-struct Begun {
-    epoch: u64,
-    sequence: u64,
-    digest: u64,
-}
 
 /// What notes of before a crash say of a key.
 #[derive(Debug)]
@@ -79,25 +72,23 @@ impl<T, I> Past<T, I> {
 
 /// See the [module](self).
 pub(super) struct Notes<T, I> {
-    begun: HashMap<KeyId, Vec<Begun>, FixedState>,
-    /// The keys of `begun`, by the epochs of their runs.
-    by_epoch: BTreeMap<u64, Vec<KeyId>>,
+    /// Runs that have begun, for the next note of their key.
+    pub(super) begun: Begun<I>,
     past: HashMap<KeyId, Past<T, I>, FixedState>,
     /// Calls that leave when their start is durable.
     leaving: HashMap<CallRef, (Cow<'static, str>, CallJob), FixedState>,
-    /// The digest of what the run is about that is just beginning.
-    pub(super) beginning: u64,
+    /// The digest of what the run is about that is just beginning, where it had to be made.
+    pub(super) beginning: Option<u64>,
     committed: u64,
 }
 
 impl<T, I> Default for Notes<T, I> {
     fn default() -> Self {
         Notes {
-            begun: HashMap::default(),
-            by_epoch: BTreeMap::new(),
+            begun: Begun::default(),
             past: HashMap::default(),
             leaving: HashMap::default(),
-            beginning: 0,
+            beginning: None,
             committed: 0,
         }
     }
@@ -107,14 +98,6 @@ impl<T, I> Notes<T, I> {
     /// Whether inputs have to be looked at one by one, because of what was before a crash.
     pub(super) fn has_past(&self) -> bool {
         !self.past.is_empty()
-    }
-
-    fn begin(&mut self, key: KeyId, begun: Begun) {
-        let runs = self.begun.entry(key).or_default();
-        if runs.last().is_none_or(|last| last.epoch != begun.epoch) {
-            self.by_epoch.entry(begun.epoch).or_default().push(key);
-        }
-        runs.push(begun);
     }
 
     /// The journal of a run about an input of that digest, if there is one.
@@ -209,16 +192,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             return;
         }
         notes.committed = frontier;
-        while let Some(first) = notes.by_epoch.first_entry().filter(|first| *first.key() < frontier) {
-            for key in first.remove() {
-                if let Some(runs) = notes.begun.get_mut(&key) {
-                    runs.retain(|run| run.epoch >= frontier);
-                    if runs.is_empty() {
-                        notes.begun.remove(&key);
-                    }
-                }
-            }
-        }
+        notes.begun.committed(frontier);
         let orphans = &mut self.stats.orphans;
         notes.past.retain(|_, past| {
             let before = past.journals.len();
@@ -283,14 +257,14 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let digest = match &work {
             Work::Input(input) => {
                 let digest = self.behavior.digest(input);
-                notes.begin(head.key, Begun { epoch: at, sequence: head.sequence, digest });
+                notes.begun.of(at).begins(head.key, head.sequence, || digest);
                 digest
             }
             // Their order follows from the inputs'.
             Work::Notify { epoch } => notification_digest(*epoch),
             Work::Scheduled { event } => stable_hash(event),
         };
-        notes.beginning = digest;
+        notes.beginning = Some(digest);
         match if notes.has_past() { notes.claim(head.key, digest) } else { None } {
             Some(past) => {
                 self.stats.replayed += 1;
@@ -384,8 +358,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let (key, sequence, digest) = (active.head.key, active.head.sequence, active.digest);
         let epoch = self.at(&active.time).epoch();
         let (Some(notes), Some(seal)) = (&mut self.notes, &mut self.seal) else { return };
-        let begun = notes.begun.remove(&key).unwrap_or_default();
-        let begun = begun.into_iter().map(|run| (run.sequence, run.digest)).collect();
+        let newest = self.states[key.index()].sequence;
+        let begun = notes.begun.take(key, newest, |input| self.behavior.digest(input));
         let written = Written { sequence, digest, journal: note.journal, begun, body: note.body };
         let bytes = postcard::to_allocvec(&written).unwrap_or_else(|e| panic!("a note cannot be encoded: {e}"));
         let (group, key) = seal.place(key);
