@@ -299,9 +299,9 @@ impl Common {
 
 impl CallCell {
     /// Its end, for a journal.
-    pub(crate) fn end(&self, given: Given) -> End {
+    pub(crate) fn end(&self, given: Given) -> Rc<End> {
         let asked = self.asked.clone().unwrap_or_default();
-        End { ordinal: self.ordinal, began: self.began, asked, given }
+        Rc::new(End { ordinal: self.ordinal, began: self.began, asked, given })
     }
 }
 

@@ -203,8 +203,8 @@ pub struct Opening<K> {
 pub struct PastRun {
     /// What it is known by.
     pub journal: u64,
-    /// What [`RunNote::body`] was, note by note.
-    pub bodies: Vec<Vec<u8>>,
+    /// What [`RunNote::body`] was, note by note, one behind the other.
+    pub bodies: Vec<u8>,
 }
 
 /// What a run has to know after a crash.
@@ -212,7 +212,7 @@ pub struct PastRun {
 pub struct RunNote {
     /// What the run's journal is known by, in all generations.
     pub journal: u64,
-    /// The journal since the run's last note.
+    /// The journal since the run's last note. It tells where it ends.
     pub body: Vec<u8>,
 }
 

@@ -15,15 +15,17 @@
 //! Not here: what a journal says (the behavior), where notes are kept (`journal`).
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use super::begun::Begun;
 use super::{Arrived, Driver, Emission, Sink};
 use crate::behavior::{Begins, Behavior, CallJob, PastRun, Progress, RunHead, RunNote, Work, notification_digest};
 use crate::completion::{CallRef, CallResult, Completion};
+use crate::encoded::encoded;
 use crate::hash::stable_hash;
 use crate::journal::Written;
 use crate::keys::KeyId;
@@ -33,9 +35,10 @@ use crate::time::EpochTime;
 /// What notes of before a crash say of a key.
 #[derive(Debug)]
 struct Past<T, I> {
-    /// Which input each run was about.
-    order: BTreeMap<u64, u64>,
-    journals: Vec<Journal>,
+    /// Which input each run was about: number and digest, ascending by number.
+    order: VecDeque<(u64, u64)>,
+    /// Mostly there is one.
+    journals: SmallVec<[Journal; 1]>,
     /// Inputs whose turn has not come, with their digests, as they arrived.
     parked: VecDeque<(u64, Arrived<T, I>)>,
 }
@@ -50,16 +53,27 @@ struct Journal {
 
 impl<T, I> Default for Past<T, I> {
     fn default() -> Self {
-        Past { order: BTreeMap::new(), journals: Vec::new(), parked: VecDeque::new() }
+        Past { order: VecDeque::new(), journals: SmallVec::new(), parked: VecDeque::new() }
     }
 }
 
 impl<T, I> Past<T, I> {
+    /// A run of that number was about an input with that digest; what is told last counts.
+    fn begun(&mut self, sequence: u64, digest: u64) {
+        if self.order.back().is_none_or(|(last, _)| *last < sequence) {
+            return self.order.push_back((sequence, digest));
+        }
+        match self.order.binary_search_by_key(&sequence, |(sequence, _)| *sequence) {
+            Ok(at) => self.order[at].1 = digest,
+            Err(at) => self.order.insert(at, (sequence, digest)),
+        }
+    }
+
     /// Takes what may run now, in its order.
     fn ready(&mut self, into: &mut Vec<Arrived<T, I>>) {
-        while let Some(next) = self.order.first_entry() {
-            let Some(at) = self.parked.iter().position(|(digest, _)| digest == next.get()) else { return };
-            next.remove();
+        while let Some((_, next)) = self.order.front() {
+            let Some(at) = self.parked.iter().position(|(digest, _)| digest == next) else { return };
+            self.order.pop_front();
             into.extend(self.parked.remove(at).map(|(_, arrived)| arrived));
         }
         into.extend(self.parked.drain(..).map(|(_, arrived)| arrived));
@@ -131,16 +145,18 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             return Err(format!("key {key:?} has a journal of calls, which an agent without them cannot take over"));
         };
         let past = notes.past.entry(id).or_default();
-        past.order.extend(begun);
+        for (sequence, digest) in begun {
+            past.begun(sequence, digest);
+        }
         match past.journals.iter_mut().find(|known| known.run.journal == journal) {
             Some(known) => {
                 (known.epoch, known.sequence) = (known.epoch.max(epoch), sequence);
-                known.run.bodies.push(body);
+                known.run.bodies.extend_from_slice(&body);
             }
             None => {
                 // Of a run that began again, what it was before does not count.
                 past.journals.retain(|known| (known.sequence, known.digest) != (sequence, digest));
-                let run = PastRun { journal, bodies: vec![body] };
+                let run = PastRun { journal, bodies: body };
                 past.journals.push(Journal { epoch, sequence, digest, run });
             }
         }
@@ -157,13 +173,12 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let mut taken = Ok(());
         notes.past.retain(|key, past| {
             let state = &states[key.index()];
-            past.order.retain(|sequence, _| *sequence > state.sequence);
+            past.order.retain(|(sequence, _)| *sequence > state.sequence);
             // Inputs that waited at the checkpoint wait again, and come first.
             let waiting = state.mailbox.iter().flat_map(|mailbox| &mailbox.waiting);
             for digest in waiting.filter_map(|waiting| waiting.input()).map(|input| behavior.digest(input)) {
-                let first = past.order.iter().find(|(_, of)| **of == digest).map(|(sequence, _)| *sequence);
-                if let Some(sequence) = first {
-                    past.order.remove(&sequence);
+                if let Some(first) = past.order.iter().position(|(_, of)| *of == digest) {
+                    past.order.remove(first);
                 }
             }
             let token = state.mailbox.as_ref().and_then(|mailbox| mailbox.run);
@@ -209,13 +224,19 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             && !past.order.is_empty()
         {
             let key = arrived.key;
-            past.parked.push_back((self.behavior.digest(&arrived.input), arrived));
-            let mut ready = Vec::new();
-            past.ready(&mut ready);
+            let digest = self.behavior.digest(&arrived.input);
+            if past.parked.is_empty() && past.order.front().is_some_and(|(_, next)| *next == digest) {
+                past.order.pop_front();
+                self.backlog.push_back(arrived);
+            } else {
+                past.parked.push_back((digest, arrived));
+                let mut ready = Vec::new();
+                past.ready(&mut ready);
+                self.backlog.extend(ready);
+            }
             if past.is_over() {
                 notes.past.remove(&key);
             }
-            self.backlog.extend(ready);
         } else {
             self.backlog.push_back(arrived);
         }
@@ -233,7 +254,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             let Some(past) = notes.past.get_mut(&key) else { continue };
             while past.parked.iter().any(|(_, arrived)| closes(arrived)) {
                 // Who should come first is not there.
-                past.order.pop_first();
+                past.order.pop_front();
                 past.ready(&mut ready);
             }
             if past.is_over() {
@@ -361,7 +382,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let newest = self.states[key.index()].sequence;
         let begun = notes.begun.take(key, newest, |input| self.behavior.digest(input));
         let written = Written { sequence, digest, journal: note.journal, begun, body: note.body };
-        let bytes = postcard::to_allocvec(&written).unwrap_or_else(|e| panic!("a note cannot be encoded: {e}"));
+        let bytes = encoded(&written).unwrap_or_else(|e| panic!("a note cannot be encoded: {e}"));
         let (group, key) = seal.place(key);
         sink.note(group, epoch, key, bytes, then);
     }

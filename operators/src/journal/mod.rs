@@ -45,6 +45,7 @@ pub struct Written {
     /// Runs that the key has begun since its last note: number and digest.
     pub begun: Vec<(u64, u64)>,
     /// For the behavior.
+    #[serde(with = "crate::encoded::bytes")]
     pub body: Vec<u8>,
 }
 
