@@ -19,7 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use timely_agents_operators::behavior::{
-    Behavior, Effects, Failure, Opening, PastRun, Progress, RunHead, RunNote, Sequence, Work, notification_digest,
+    Begins, Behavior, Effects, Failure, Opening, PastRun, Progress, RunHead, RunNote, Sequence, Work,
+    notification_digest,
 };
 use timely_agents_operators::completion::{CallRef, CallResult};
 use timely_agents_operators::fact::{KeyWriter, What};
@@ -163,8 +164,9 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         head: &mut RunHead,
         inputs: &mut impl Iterator<Item = (KeyId, u64, I)>,
         fuel: &mut u32,
+        begun: &mut impl Begins<I>,
     ) -> (u64, Option<Progress<Box<Run<O>>>>) {
-        self.start_direct_batch(head, inputs, fuel)
+        self.start_direct_batch(head, inputs, fuel, begun)
     }
 
     fn resume(&mut self, head: &RunHead, run: &mut Box<Run<O>>, fuel: &mut u32) -> Progress<()> {

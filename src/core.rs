@@ -305,9 +305,9 @@ impl Common {
 
 impl CallCell {
     /// Its end, for a journal.
-    pub(crate) fn end(&self, given: Given) -> End {
+    pub(crate) fn end(&self, given: Given) -> Rc<End> {
         let asked = self.asked.clone().unwrap_or_default();
-        End { ordinal: self.ordinal, began: self.began, asked, given }
+        Rc::new(End { ordinal: self.ordinal, began: self.began, asked, given })
     }
 }
 
@@ -497,6 +497,18 @@ impl<O> Core<O> {
             queued: staged.queue.len(),
             writes: self.memory.borrow().mark(),
         });
+    }
+
+    /// Begins a step after one of a run that did no more than write memory and output: what else there is, is as it was.
+    #[inline]
+    pub(crate) fn begin_simple_step(&self) {
+        let mut marks = self.marks.get();
+        {
+            let effects = &self.staged.borrow().effects;
+            (marks.outputs, marks.tagged) = (effects.outputs.len(), effects.tagged.len());
+        }
+        marks.writes = self.memory.borrow().mark();
+        self.marks.set(marks);
     }
 
     /// Takes back all of the active step.

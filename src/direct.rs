@@ -11,7 +11,8 @@ use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use timely_agents_operators::behavior::{Behavior, Progress, RunHead, Work};
+use smallvec::SmallVec;
+use timely_agents_operators::behavior::{Begins, Behavior, Progress, RunHead, Work};
 use timely_agents_operators::hash::mix;
 use timely_agents_operators::keys::{Key, KeyId};
 use timely_agents_operators::quiet::{self, Panic};
@@ -24,7 +25,7 @@ use crate::ctx::Ctx;
 use crate::error::Error;
 use crate::event::Payload;
 use crate::kept::{Verdict, judge};
-use crate::plan::{INPUT, Inner};
+use crate::plan::{DirectBody, DirectFn, INPUT, Inner};
 use crate::run::{Run, TaskStart, Tasks};
 
 impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
@@ -190,8 +191,8 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         head: &mut RunHead,
         inputs: &mut impl Iterator<Item = (KeyId, u64, I)>,
         fuel: &mut u32,
+        begun: &mut impl Begins<I>,
     ) -> (u64, Option<Progress<Box<Run<O>>>>) {
-        let mut ended = 0;
         // Handles of their own, so that a run that is not simple can be handed on without leaving the loop.
         let plan = Arc::clone(&self.plan);
         let open = self.opened().1;
@@ -200,53 +201,109 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let Some(actions) = plan.direct.as_deref().filter(|_| plan.identity.is_none() && !core.observed.get()) else {
             let Some((key, sequence, input)) = inputs.next() else { return (0, None) };
             (head.key, head.sequence) = (key, sequence);
+            begun.begins(key, sequence, || self.digest(&input));
             return (0, Some(self.start(head, Work::Input(input), fuel)));
         };
         core.common.head.set(head);
+        let steps: SmallVec<[Step<'_, I, O>; 2]> = actions.iter().map(Step::of).collect();
+        let (mut simple, mut ended, mut last) = (0, 0, None);
+        let mut after_simple = false;
         while *fuel > 0 {
             let Some((key, sequence, input)) = inputs.next() else { break };
             core.common.head.key.set(key);
             core.common.head.sequence.set(sequence);
-            let stats = &mut self.opened().1.stats;
-            let mut failed = None;
-            for (i, (index, body)) in actions.iter().enumerate() {
-                // A run is not cut short inside a batch: it may use a little more than there is.
-                *fuel = fuel.saturating_sub(1);
-                ctx.task.reuse(*index, mix(ROOT, u64::from(*index)), 1);
-                core.begin_step();
-                match take_step(&core, &ctx.task, || body(&input, &ctx)) {
-                    Ok(()) => stats[*index as usize].finished += 1,
-                    Err(message) => {
-                        failed = Some((i, message));
-                        break;
+            // A run is not cut short inside a batch: it may use a little more than there is.
+            *fuel = fuel.saturating_sub(steps.len() as u32);
+            let left = 'run: {
+                for (i, Step { action, path, body }) in steps.iter().enumerate() {
+                    ctx.task.reuse(*action, *path, 1);
+                    if after_simple {
+                        core.begin_simple_step();
+                    } else {
+                        core.begin_step();
+                    }
+                    let result = quiet::catch(|| body(&input, &ctx));
+                    if !matches!(result, Ok(Ok(()))) || core.common.attention.get() {
+                        break 'run Some((i, result));
                     }
                 }
-            }
-            if failed.is_none() && !core.common.attention.get() {
-                core.memory.borrow_mut().end_inline_run(key);
-                ended += 1;
-                continue;
-            }
-            (head.key, head.sequence) = (key, sequence);
-            let progress = match failed {
-                Some((i, message)) => self.direct_failed(head, input, i, message, fuel),
-                None => self.direct_over(&plan, &core, head, input, fuel),
+                None
             };
+            let Some((i, result)) = left else {
+                core.memory.borrow_mut().end_inline_run(key);
+                begun.is_over(key, sequence, input, |input| self.digest(input));
+                simple += 1;
+                after_simple = true;
+                continue;
+            };
+            after_simple = false;
+            begun.begins(key, sequence, || self.digest(&input));
+            (head.key, head.sequence) = (key, sequence);
+            let progress = self.leave_batch(&plan, &core, head, input, (i, result), fuel);
             if !matches!(progress, Progress::Done) || self.wants_control() {
-                return (ended, Some(progress));
+                last = Some(progress);
+                break;
             }
             ended += 1;
         }
-        (ended, None)
+        let stats = &mut self.opened().1.stats;
+        for step in &steps {
+            stats[step.action as usize].finished += simple;
+        }
+        (simple + ended, last)
+    }
+
+    /// Drives a run on whose action number `i` has left it one that is not simple.
+    fn leave_batch(
+        &mut self,
+        plan: &Inner<I, O>,
+        core: &Rc<Core<O>>,
+        head: &RunHead,
+        input: I,
+        (i, result): (usize, StepResult),
+        fuel: &mut u32,
+    ) -> Progress<Box<Run<O>>> {
+        let open = self.opened().1;
+        let finished = end_step(core, &open.ctx.task, result);
+        let actions = plan.program.triggers(INPUT);
+        for action in &actions[..i + usize::from(finished.is_ok())] {
+            open.stats[*action as usize].finished += 1;
+        }
+        match finished {
+            Err(message) => self.direct_failed(head, input, i, message, fuel),
+            Ok(()) if i + 1 < actions.len() => self.start_direct(head, input, i + 1, fuel),
+            Ok(()) => self.direct_over(plan, core, head, input, fuel),
+        }
+    }
+}
+
+/// What a step's body has come to.
+type StepResult = Result<Result<(), Error>, Panic>;
+
+/// An action as a batch needs it.
+struct Step<'a, I, O: 'static> {
+    action: u32,
+    path: u64,
+    body: &'a DirectFn<I, O>,
+}
+
+impl<'a, I, O> Step<'a, I, O> {
+    fn of((action, body): &'a (u32, DirectBody<I, O>)) -> Self {
+        Step { action: *action, path: mix(ROOT, u64::from(*action)), body: &**body }
     }
 }
 
 /// Runs the body of a task that does not wait, and commits or undoes its step; what went wrong, as text.
 #[inline]
 fn take_step<O>(core: &Core<O>, task: &TaskCell, body: impl FnOnce() -> Result<(), Error>) -> Result<(), String> {
-    match quiet::catch(body) {
-        Ok(Ok(())) => {}
-        failed => return Err(undo_failed(core, failed)),
+    end_step(core, task, quiet::catch(body))
+}
+
+/// Commits or undoes a step; what went wrong, as text.
+#[inline]
+fn end_step<O>(core: &Core<O>, task: &TaskCell, result: StepResult) -> Result<(), String> {
+    if !matches!(result, Ok(Ok(()))) {
+        return Err(undo_failed(core, result));
     }
     if core.common.attention.get() {
         if core.has_fault() {
@@ -258,7 +315,7 @@ fn take_step<O>(core: &Core<O>, task: &TaskCell, body: impl FnOnce() -> Result<(
 }
 
 #[cold]
-fn undo_failed<O>(core: &Core<O>, result: Result<Result<(), Error>, Panic>) -> String {
+fn undo_failed<O>(core: &Core<O>, result: StepResult) -> String {
     let fault = core.take_fault();
     core.undo_step();
     match result {
@@ -267,3 +324,6 @@ fn undo_failed<O>(core: &Core<O>, result: Result<Result<(), Error>, Panic>) -> S
         Err(panic) => panic.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,9 +141,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 return Err(format!("a task goes on that is not there, of attempt {}", task.attempt));
             };
             let noting = run.noting.as_mut().ok_or("it has no notes")?;
-            let mut ends: Vec<(End, bool)> = given.into_iter().map(|end| (end, false)).collect();
+            let mut ends: Vec<(Rc<End>, bool)> = given.into_iter().map(|end| (end, false)).collect();
             for ordinal in noted {
-                let end = noting.past().given.remove(&(task, ordinal));
+                let end = noting.past().given.take(task, ordinal);
                 let (end, _) = end.ok_or_else(|| format!("wait {ordinal} ended, and its end is not noted"))?;
                 ends.push((end, true));
             }
@@ -168,7 +168,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     fn follow_ends(&mut self, head: &RunHead, run: &mut Run<O>) -> Result<Option<Progress<()>>, String> {
         let core = Rc::clone(&self.opened().1.core);
         let given = run.noting.as_mut().map(|noting| std::mem::take(&mut noting.past().given)).unwrap_or_default();
-        let mut ends: Vec<_> = given.into_iter().map(|((name, _), (end, at))| (at, name, end)).collect();
+        let mut ends: Vec<_> = given.iter().map(|(name, end, at)| (at, name, Rc::clone(end))).collect();
         ends.sort_by_key(|(at, name, _)| (*at, *name));
         for (at, name, end) in ends {
             let of_name = |task: &Task<O>| Name::of(&task.cell) == name;
@@ -223,7 +223,7 @@ pub(crate) struct Held {
 
 impl<O> Run<O> {
     /// A wait of a task is over, as it was then.
-    fn give(&mut self, core: &Core<O>, index: u32, end: End, noted: bool) -> Result<(), String> {
+    fn give(&mut self, core: &Core<O>, index: u32, end: Rc<End>, noted: bool) -> Result<(), String> {
         let task = self.tasks[index as usize].as_mut().ok_or("a task that is over hears of a call")?;
         let waker = task.cell.give(&end, noted).map_err(|message| {
             let action = &core.program.action(task.cell.action.get()).name;
@@ -238,7 +238,7 @@ impl<O> Run<O> {
             core.replayed.set(core.replayed.get() + 1);
         }
         if let Some(recorded) = &mut *core.recorded.borrow_mut() {
-            recorded.arrived.push((index, end.clone()));
+            recorded.arrived.push((index, Rc::clone(&end)));
         }
         if let Some(noting) = &mut self.noting {
             noting.arrives(index, end.ordinal, (!noted).then_some(end));

@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
+use timely_agents_operators::encoded::encoded;
 
 use crate::call::{Digests, digest};
 use crate::core::{Core, Queued, TaskCell};
@@ -176,7 +177,7 @@ pub(crate) enum Entry {
         /// The clock.
         now: u64,
         /// The waits that were over by then.
-        given: Vec<End>,
+        given: Vec<Rc<End>>,
     },
     /// A step is finished.
     Step {
@@ -203,7 +204,7 @@ pub(crate) enum Entry {
         /// The task.
         task: Name,
         /// The call and its end.
-        end: End,
+        end: Rc<End>,
         /// The clock.
         at: u64,
     },
@@ -258,7 +259,7 @@ pub(crate) struct Recorded {
     pub(crate) beginning: Vec<u8>,
     pub(crate) entries: Vec<Vec<u8>>,
     /// Waits that are over since their task, named by its index, last took a turn.
-    pub(crate) arrived: Vec<(u32, End)>,
+    pub(crate) arrived: Vec<(u32, Rc<End>)>,
     /// Entries that the run has to go through first.
     pub(crate) replay: Vec<Entry>,
     /// Actions that have taken a turn.
@@ -281,17 +282,14 @@ impl Recorded {
     /// A task takes a turn.
     pub(crate) fn turn(&mut self, task: &TaskCell, now: u64) {
         let index = task.index.get();
-        let (its, others) = std::mem::take(&mut self.arrived).into_iter().partition(|(to, _)| *to == index);
-        self.arrived = others;
-        let its: Vec<(u32, End)> = its;
-        let given = its.into_iter().map(|(_, end)| end).collect();
+        let given = self.arrived.extract_if(.., |(to, _)| *to == index).map(|(_, end)| end).collect();
         self.push(&Entry::Turn { task: Name::of(task), now, given });
     }
 }
 
 /// A value of the journal, encoded.
 pub(crate) fn encode<V: Serialize>(value: &V) -> Vec<u8> {
-    postcard::to_allocvec(value).unwrap_or_else(|error| panic!("an entry of a journal cannot be encoded: {error}"))
+    encoded(value).unwrap_or_else(|error| panic!("an entry of a journal cannot be encoded: {error}"))
 }
 
 /// The end of a wait, for the journal.

@@ -11,6 +11,7 @@ mod counter;
 mod ctx;
 mod direct;
 mod durable;
+mod ends;
 mod environment;
 mod error;
 mod event;

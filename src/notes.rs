@@ -12,12 +12,14 @@
 //! - What is noted and was not given yet is in the run's facts too: a note is let go of when its epoch is committed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 use timely_agents_operators::behavior::{PastRun, RunNote};
 use timely_agents_operators::completion::{CallFailure, CallRef, CallResult};
 
 use crate::core::TaskCell;
+use crate::ends::Ends;
 use crate::journal::{self, End, Name};
 use crate::run::Run;
 
@@ -29,7 +31,7 @@ pub(crate) enum Note {
         /// The task that made it.
         task: Name,
         /// The call and its end.
-        end: End,
+        end: Rc<End>,
         /// The clock.
         at: u64,
     },
@@ -49,7 +51,7 @@ pub(crate) enum Note {
         /// Ends that it was given, which are noted by themselves.
         noted: Vec<u64>,
         /// Other waits that were over by then.
-        given: Vec<End>,
+        given: Vec<Rc<End>>,
     },
     /// A task has failed, and the job with it.
     Failed {
@@ -93,9 +95,9 @@ pub(crate) struct Noting {
     /// All before it, where the run is recorded when it is over.
     kept: Option<Vec<Note>>,
     /// Waits that are over since their task, named by its index, last took a turn; without their end where it is noted.
-    arrived: Vec<(u32, u64, Option<End>)>,
+    arrived: Vec<(u32, u64, Option<Rc<End>>)>,
     /// Noted ends that were not given yet, and whether they are in the run's facts.
-    pending: Vec<(Name, End, u64, bool)>,
+    pending: Vec<(Name, Rc<End>, u64, bool)>,
     /// Calls that have left and not ended, and are not in the run's facts.
     left: Vec<(Name, u64)>,
     /// What the task is called that has failed for good.
@@ -118,7 +120,7 @@ pub(crate) struct Past {
     pub(crate) script: VecDeque<Note>,
     from: u64,
     /// Noted ends.
-    pub(crate) given: BTreeMap<(Name, u64), (End, u64)>,
+    pub(crate) given: Ends,
     /// Calls that had left.
     left: BTreeSet<(Name, u64)>,
     /// Tasks that failed, and the job with them.
@@ -135,8 +137,11 @@ impl Noting {
     pub(crate) fn of_past(past: &PastRun) -> Result<Self, String> {
         let mut noting = Noting { journal: past.journal, is_noted: true, ..Noting::default() };
         let mut start = None;
-        for body in &past.bodies {
-            let body: Body = postcard::from_bytes(body).map_err(|error| format!("a note of a run: {error}"))?;
+        let mut bodies = &past.bodies[..];
+        while !bodies.is_empty() {
+            let (body, rest) =
+                postcard::take_from_bytes::<Body>(bodies).map_err(|error| format!("a note of a run: {error}"))?;
+            bodies = rest;
             // A later start has gone through all before, as far as its checkpoint did not have it. Its first note may be gone,
             // with the epoch that it is of, and those of an earlier start still be there.
             if start.replace(body.start) != Some(body.start) {
@@ -148,12 +153,13 @@ impl Noting {
         let Past { script, given, left, failed, .. } = &mut noting.past;
         for note in script {
             match note {
-                Note::Given { task, end, at } => drop(given.insert((*task, end.ordinal), (end.clone(), *at))),
+                Note::Given { task, end, at } => given.push(*task, Rc::clone(end), *at),
                 Note::Left { task, ordinal } => drop(left.insert((*task, *ordinal))),
                 Note::Failed { task } => drop(failed.insert(*task)),
                 Note::Turn { .. } | Note::Action { .. } => {}
             }
         }
+        given.sort();
         Ok(noting)
     }
 
@@ -237,13 +243,9 @@ impl Noting {
     }
 
     /// The checkpoint has the run's first `turns` turns, and `noted` ends that none of them was given.
-    pub(crate) fn follow_checkpoint(
-        &mut self,
-        turns: u64,
-        mut noted: BTreeMap<(Name, u64), (End, u64)>,
-    ) -> Result<(), String> {
+    pub(crate) fn follow_checkpoint(&mut self, turns: u64, noted: Ends) -> Result<(), String> {
         let Past { script, from, given, .. } = &mut self.past;
-        given.append(&mut noted);
+        given.append(noted);
         if *from > turns && !script.is_empty() {
             return Err(format!("its notes begin at turn {from}, and the checkpoint ends at turn {turns}"));
         }
@@ -265,8 +267,8 @@ impl Noting {
     /// The waits of a task that are not begun again: their ends are known.
     pub(crate) fn known(&self) -> BTreeMap<Name, Vec<u64>> {
         let mut known: BTreeMap<Name, Vec<u64>> = BTreeMap::new();
-        for (task, ordinal) in self.past.given.keys() {
-            known.entry(*task).or_default().push(*ordinal);
+        for (task, end, _) in self.past.given.iter() {
+            known.entry(task).or_default().push(end.ordinal);
         }
         for note in &self.past.script {
             if let Note::Turn { task, given, .. } = note {
@@ -279,7 +281,7 @@ impl Noting {
     /// The calls of a task that had left, and whose end nobody knows.
     pub(crate) fn in_doubt(&self, task: Name) -> Vec<u64> {
         let of_it = self.past.left.range((task, 0)..=(task, u64::MAX));
-        of_it.filter(|call| !self.past.given.contains_key(call)).map(|(_, ordinal)| *ordinal).collect()
+        of_it.filter(|(task, ordinal)| !self.past.given.has(*task, *ordinal)).map(|(_, ordinal)| *ordinal).collect()
     }
 
     /// Whether the task has failed, and the job with it, before this start.
@@ -293,7 +295,7 @@ impl Noting {
     }
 
     /// A wait is over; with its end unless that is noted.
-    pub(crate) fn arrives(&mut self, task: u32, ordinal: u64, end: Option<End>) {
+    pub(crate) fn arrives(&mut self, task: u32, ordinal: u64, end: Option<Rc<End>>) {
         self.arrived.push((task, ordinal, end));
     }
 
@@ -319,7 +321,7 @@ impl Noting {
     }
 
     /// Noted ends that were not given yet and are not in the run's facts; they are from here on.
-    pub(crate) fn take_pending(&mut self) -> impl Iterator<Item = (Name, &End, u64)> {
+    pub(crate) fn take_pending(&mut self) -> impl Iterator<Item = (Name, &Rc<End>, u64)> {
         let new = self.pending.iter_mut().filter(|(.., stored)| !*stored);
         new.map(|(task, end, at, stored)| {
             *stored = true;
@@ -364,7 +366,7 @@ impl<O> Run<O> {
         let end = wait.end(journal::copy(result));
         let task = Name::of(&task.cell);
         noting.left.retain(|left| *left != (task, end.ordinal));
-        noting.pending.push((task, end.clone(), at, false));
+        noting.pending.push((task, Rc::clone(&end), at, false));
         noting.notes.push(Note::Given { task, end, at });
         Some(noting.write(start))
     }

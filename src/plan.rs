@@ -30,7 +30,10 @@ pub(crate) type Order<I> = Box<Compare<I>>;
 pub(crate) type Identity<I> = Box<dyn Fn(&I) -> u64 + Send + Sync>;
 
 /// A sync action of inputs.
-pub(crate) type DirectBody<I, O> = Arc<dyn Fn(&I, &Ctx<O>) -> Result<(), Error> + Send + Sync>;
+pub(crate) type DirectBody<I, O> = Arc<DirectFn<I, O>>;
+
+/// The same where it stands.
+pub(crate) type DirectFn<I, O> = dyn Fn(&I, &Ctx<O>) -> Result<(), Error> + Send + Sync;
 
 /// The event id of inputs.
 pub(crate) const INPUT: u32 = 0;

@@ -22,6 +22,7 @@ use crate::agent::Input;
 use crate::behavior::AgentBehavior;
 use crate::call::{Memo, place_of};
 use crate::core::{Core, Marks, TaskCell, next};
+use crate::ends::Ends;
 use crate::event::Payload;
 use crate::journal::{self, Asked, Beginning, End, Entry, Name, Recorded};
 use crate::notes::Noting;
@@ -144,19 +145,16 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let mut turns = 0;
         let mut ends: BTreeMap<Name, Vec<u64>> = run.noting.as_ref().map(|noting| noting.known()).unwrap_or_default();
         // What is noted and was not given by the end of the journal.
-        let mut noted: BTreeMap<(Name, u64), (End, u64)> = BTreeMap::new();
+        let mut noted = Ends::default();
         for entry in &entries {
             match entry {
                 Entry::Turn { task, given, .. } => {
                     turns += 1;
                     ends.entry(*task).or_default().extend(given.iter().map(|end| end.ordinal));
-                    for end in given {
-                        noted.remove(&(*task, end.ordinal));
-                    }
                 }
                 Entry::Given { task, end, at } => {
                     ends.entry(*task).or_default().push(end.ordinal);
-                    noted.insert((*task, end.ordinal), (end.clone(), *at));
+                    noted.push(*task, Rc::clone(end), *at);
                 }
                 Entry::Left { task, ordinal } => {
                     if let Some(noting) = &mut run.noting {
@@ -170,6 +168,14 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 | Entry::Returned { .. }
                 | Entry::Kept(_)
                 | Entry::Put(_) => {}
+            }
+        }
+        noted.sort();
+        for entry in &entries {
+            if let Entry::Turn { task, given, .. } = entry {
+                for end in given {
+                    noted.take(*task, end.ordinal);
+                }
             }
         }
         let mut way = Way { over, ends, tasks: BTreeMap::new(), memos: BTreeMap::new() };
@@ -192,7 +198,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 if way.over.contains(&task) {
                     let memo = way.memos.entry(task.path).or_default();
                     memo.mark();
-                    memo.take(given);
+                    memo.take(&given);
                     return Ok(());
                 }
                 let known = way.tasks.get_mut(&task.path).ok_or("a task without a start")?;
@@ -383,7 +389,7 @@ impl<O> Task<O> {
 
 impl<O> Core<O> {
     /// Gives a task the ends that led away from the journal, as far as it waits for them.
-    fn take_along(&self, run: &mut Run<O>, name: Name, given: Vec<End>) {
+    fn take_along(&self, run: &mut Run<O>, name: Name, given: Vec<Rc<End>>) {
         let waits = |task: &&Task<O>| Name::of(&task.cell) == name;
         let Some(cell) = run.tasks.iter().flatten().find(waits).map(|task| Rc::clone(&task.cell)) else { return };
         let index = cell.index.get();
@@ -396,7 +402,7 @@ impl<O> Core<O> {
             self.common.timers.borrow_mut().retain(|start| (start.task, start.call) != (index, wait.call));
             wait.result = Some(journal::result(end.given.clone()));
             if let Some(noting) = &mut run.noting {
-                noting.arrives(index, end.ordinal, Some(end.clone()));
+                noting.arrives(index, end.ordinal, Some(Rc::clone(&end)));
             }
             if let Some(recorded) = &mut *self.recorded.borrow_mut() {
                 recorded.arrived.push((index, end));

@@ -149,12 +149,13 @@ impl<O> Run<O> {
                 // A signal has come before its wait's timeout, and has not been looked at.
                 return false;
             }
-            if let Some(recorded) = &mut self.recorded {
-                recorded.arrived.push((call.task, waited_for.end(journal::copy(&result))));
+            let tells = self.recorded.is_some() || (self.noting.is_some() && !waited_for.noted);
+            let end = tells.then(|| waited_for.end(journal::copy(&result)));
+            if let (Some(recorded), Some(end)) = (&mut self.recorded, &end) {
+                recorded.arrived.push((call.task, Rc::clone(end)));
             }
             if let Some(noting) = &mut self.noting {
-                let end = (!waited_for.noted).then(|| waited_for.end(journal::copy(&result)));
-                noting.arrives(call.task, waited_for.ordinal, end);
+                noting.arrives(call.task, waited_for.ordinal, end.filter(|_| !waited_for.noted));
             }
             waited_for.result = Some(result);
             waited_for.waker.take()

@@ -9,7 +9,7 @@ use timely_agents_operators::keys::Key;
 use crate::agent::{Agent, Input};
 use crate::behavior::{AgentBehavior, ROOT};
 use crate::event::{Notification, names};
-use crate::journal::{self, Beginning, End, Entry, Name, Packed, Recorded, Sent};
+use crate::journal::{self, Beginning, Entry, Name, Packed, Recorded, Sent};
 use crate::notes::Noting;
 use crate::plan::Program;
 use crate::record::Keeping;
@@ -141,11 +141,11 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         for entry in entries.into_iter().flatten() {
             match entry {
                 Entry::Turn { task, given, .. } => {
-                    for End { ordinal, asked, given, .. } in given {
-                        if let (Some(name), Ok(Some(bytes))) = (asked.is_signal(), given)
-                            && let Ok(Some(payload)) = postcard::from_bytes(&bytes)
+                    for end in given {
+                        if let (Some(name), Ok(Some(bytes))) = (end.asked.is_signal(), &end.given)
+                            && let Ok(Some(payload)) = postcard::from_bytes(bytes)
                         {
-                            taken.push((task, ordinal, name.to_owned(), payload));
+                            taken.push((task, end.ordinal, name.to_owned(), payload));
                         }
                     }
                 }

@@ -255,7 +255,7 @@ impl<O> Core<O> {
             if self.common.tells() {
                 let end = cell.end(Ok(Some(bytes.clone())));
                 if let Some(noting) = noting.as_mut() {
-                    noting.arrives(task.index.get(), cell.ordinal, Some(end.clone()));
+                    noting.arrives(task.index.get(), cell.ordinal, Some(Rc::clone(&end)));
                 }
                 if let Some(recorded) = &mut *self.recorded.borrow_mut() {
                     recorded.arrived.push((task.index.get(), end));

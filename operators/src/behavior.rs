@@ -205,8 +205,8 @@ pub struct Opening<K> {
 pub struct PastRun {
     /// What it is known by.
     pub journal: u64,
-    /// What [`RunNote::body`] was, note by note.
-    pub bodies: Vec<Vec<u8>>,
+    /// What [`RunNote::body`] was, note by note, one behind the other.
+    pub bodies: Vec<u8>,
 }
 
 /// What a run has to know after a crash.
@@ -214,13 +214,31 @@ pub struct PastRun {
 pub struct RunNote {
     /// What the run's journal is known by, in all generations.
     pub journal: u64,
-    /// The journal since the run's last note.
+    /// The journal since the run's last note. It tells where it ends.
     pub body: Vec<u8>,
 }
 
 /// What stands for a notification where inputs are known by digests.
 pub fn notification_digest(epoch: u64) -> u64 {
     mix(0x6E6F_7469_6679, epoch)
+}
+
+/// Is told of runs as they begin: what a note closes over (rule D7).
+pub trait Begins<I> {
+    /// A run of `key` begins, with this number, about an input with that digest.
+    fn begins(&mut self, key: KeyId, sequence: u64, digest: impl FnOnce() -> u64);
+
+    /// A run of `key` has begun and ended, and did nothing that is noted. The input is of no further use to it.
+    fn is_over(&mut self, key: KeyId, sequence: u64, input: I, digest: impl FnOnce(&I) -> u64);
+}
+
+/// Where there are no notes.
+impl<I> Begins<I> for () {
+    #[inline]
+    fn begins(&mut self, _: KeyId, _: u64, _: impl FnOnce() -> u64) {}
+
+    #[inline]
+    fn is_over(&mut self, _: KeyId, _: u64, _: I, _: impl FnOnce(&I) -> u64) {}
 }
 
 /// How a behavior compares two inputs of one key and epoch.
@@ -256,7 +274,7 @@ pub trait Behavior: 'static {
 
     /// Starts runs of `inputs`, each the key, the number of its run and the input, until one has not simply ended
     /// or there is nothing more to start. Tells how many have ended, and what the last one came to if it has not;
-    /// `head` then names it. `head` has all but the key and the number.
+    /// `head` then names it. `head` has all but the key and the number. `begun` is told of each run, in their order.
     ///
     /// This is `start` for many: only it is worth overriding, for speed.
     #[inline]
@@ -265,10 +283,12 @@ pub trait Behavior: 'static {
         head: &mut RunHead,
         inputs: &mut impl Iterator<Item = (KeyId, u64, Self::Input)>,
         fuel: &mut u32,
+        begun: &mut impl Begins<Self::Input>,
     ) -> (u64, Option<Progress<Self::Run>>) {
         let Some((key, sequence, input)) = inputs.next() else { return (0, None) };
         head.key = key;
         head.sequence = sequence;
+        begun.begins(key, sequence, || self.digest(&input));
         (0, Some(self.start(head, Work::Input(input), fuel)))
     }
 

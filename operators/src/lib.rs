@@ -11,6 +11,7 @@ pub mod commit;
 pub mod completion;
 pub mod driver;
 pub mod durable_input;
+pub mod encoded;
 pub mod fact;
 mod files;
 pub mod flow;

@@ -4,21 +4,30 @@
 //! timely a scan of all. So one capability per *minimal* open time is held, and this is the count of
 //! what is open, from which those times follow.
 //!
+//! Epochs mostly open and close in order, so they lie in a row: the first and the last are found at once. One that closes
+//! before others leaves an empty place.
+//!
 //! # Invariants
 //! - Every count is positive: a time without work is not open.
+//! - The first place and the last are not empty, nor are most places of a long row.
 //! - [`OpenWork::minimal`] is an antichain, and each open time is at or beyond one of its elements.
 //!
 //! Not here: capabilities (`capabilities`), which only the operator holds.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::time::{EpochTime, TimeOrder};
+
+/// So many places may be empty, whatever the others are.
+const EMPTY: usize = 64;
 
 /// Counts of unfinished work by time.
 #[derive(Debug)]
 pub struct OpenWork<T> {
-    epochs: BTreeMap<u64, Times<T>>,
+    /// Ascending.
+    epochs: VecDeque<(u64, Option<Times<T>>)>,
+    /// How many of them are empty.
+    empty: usize,
     times: usize,
     changed: bool,
 }
@@ -99,7 +108,7 @@ impl<T: EpochTime> Times<T> {
 
 impl<T> Default for OpenWork<T> {
     fn default() -> Self {
-        OpenWork { epochs: BTreeMap::new(), times: 0, changed: false }
+        OpenWork { epochs: VecDeque::new(), empty: 0, times: 0, changed: false }
     }
 }
 
@@ -109,16 +118,52 @@ impl<T: EpochTime> OpenWork<T> {
         if n == 0 {
             return;
         }
-        let new = match self.epochs.entry(time.epoch()) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(Times::One(time.clone(), n));
+        let new = match self.find(time.epoch()) {
+            Ok(at) => match &mut self.epochs[at].1 {
+                Some(times) => times.add(time, n),
+                empty => {
+                    *empty = Some(Times::One(time.clone(), n));
+                    self.empty -= 1;
+                    true
+                }
+            },
+            Err(at) => {
+                self.epochs.insert(at, (time.epoch(), Some(Times::One(time.clone(), n))));
                 true
             }
-            Entry::Occupied(times) => times.into_mut().add(time, n),
         };
         if new {
             self.times += 1;
             self.changed = true;
+        }
+    }
+
+    /// Where an epoch is, or would be.
+    #[inline]
+    fn find(&self, epoch: u64) -> Result<usize, usize> {
+        match (self.epochs.front(), self.epochs.back()) {
+            (_, Some((last, _))) if *last == epoch => Ok(self.epochs.len() - 1),
+            (_, Some((last, _))) if *last < epoch => Err(self.epochs.len()),
+            (Some((first, _)), _) if *first == epoch => Ok(0),
+            _ => self.epochs.binary_search_by_key(&epoch, |(epoch, _)| *epoch),
+        }
+    }
+
+    /// Nothing is open of the epoch at that place any more.
+    fn close(&mut self, at: usize) {
+        self.epochs[at].1 = None;
+        self.empty += 1;
+        while self.epochs.front().is_some_and(|(_, times)| times.is_none()) {
+            self.epochs.pop_front();
+            self.empty -= 1;
+        }
+        while self.epochs.back().is_some_and(|(_, times)| times.is_none()) {
+            self.epochs.pop_back();
+            self.empty -= 1;
+        }
+        if self.empty > EMPTY.max(self.epochs.len() / 2) {
+            self.epochs.retain(|(_, times)| times.is_some());
+            self.empty = 0;
         }
     }
 
@@ -130,12 +175,12 @@ impl<T: EpochTime> OpenWork<T> {
         if n == 0 {
             return;
         }
-        let Entry::Occupied(mut times) = self.epochs.entry(time.epoch()) else {
-            panic!("work ends at an open epoch");
-        };
-        let (over, none) = times.get_mut().remove(time, n);
+        let at = self.find(time.epoch()).ok();
+        let open = at.and_then(|at| Some((at, self.epochs[at].1.as_mut()?)));
+        let (at, times) = open.expect("work ends at an open epoch");
+        let (over, none) = times.remove(time, n);
         if none {
-            times.remove();
+            self.close(at);
         }
         if over {
             self.times -= 1;
@@ -145,22 +190,31 @@ impl<T: EpochTime> OpenWork<T> {
 
     /// Takes away all work of an epoch.
     pub fn clear_epoch(&mut self, epoch: u64) {
-        if let Some(times) = self.epochs.remove(&epoch) {
+        if let Ok(at) = self.find(epoch)
+            && let Some(times) = &self.epochs[at].1
+        {
             self.times -= times.len();
             self.changed = true;
+            self.close(at);
         }
     }
 
     /// Moves all work of earlier epochs to `epoch`.
     pub fn carry_to(&mut self, epoch: u64) {
-        let rest = self.epochs.split_off(&epoch);
-        for times in std::mem::replace(&mut self.epochs, rest).into_values() {
+        let earlier = self.epochs.partition_point(|(of, _)| *of < epoch);
+        let carried: Vec<Times<T>> = self.epochs.drain(..earlier).filter_map(|(_, times)| times).collect();
+        self.empty -= earlier - carried.len();
+        for times in carried {
             self.times -= times.len();
             for (time, n) in times.iter() {
                 self.add(&time.with_epoch(epoch), n);
             }
             self.changed = true;
         }
+    }
+
+    fn open_epochs(&self) -> impl Iterator<Item = &Times<T>> {
+        self.epochs.iter().filter_map(|(_, times)| times.as_ref())
     }
 
     /// Whether nothing is open.
@@ -175,7 +229,7 @@ impl<T: EpochTime> OpenWork<T> {
 
     /// The least open epoch.
     pub fn least_epoch(&self) -> Option<u64> {
-        self.epochs.first_key_value().map(|(epoch, _)| *epoch)
+        self.epochs.front().map(|(epoch, _)| *epoch)
     }
 
     /// Whether the set of open times has changed since this was last asked.
@@ -188,15 +242,15 @@ impl<T: EpochTime> OpenWork<T> {
         into.clear();
         match T::ORDER {
             TimeOrder::Total => {
-                into.extend(self.epochs.values().next().and_then(Times::first).cloned());
+                into.extend(self.open_epochs().next().and_then(Times::first).cloned());
             }
             TimeOrder::TotalWithinEpoch => {
-                for times in self.epochs.values() {
+                for times in self.open_epochs() {
                     into.extend(times.first().filter(|t| !dominated(into, t)).cloned());
                 }
             }
             TimeOrder::Partial => {
-                for (time, _) in self.epochs.values().flat_map(Times::iter) {
+                for (time, _) in self.open_epochs().flat_map(Times::iter) {
                     if !dominated(into, time) {
                         into.retain(|t| !time.less_equal(t));
                         into.push(time.clone());
@@ -268,6 +322,45 @@ mod tests {
         open.remove(&Stamp::new(3, 40), 1);
         open.remove(&Stamp::new(3, 50), 2);
         assert_eq!((minimal(&open), open.times()), (vec![Stamp::new(3, 60)], 1));
+    }
+
+    #[test]
+    fn epochs_that_close_in_any_order_leave_little_behind() {
+        let mut open = OpenWork::default();
+        let mut model = BTreeMap::<u64, u64>::new();
+        let mut dice = 7u64;
+        for step in 0..20_000u64 {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (roll, which) = (dice >> 60, dice >> 33);
+            let at = model.keys().nth(which as usize % model.len().max(1)).copied();
+            match at.filter(|_| roll < 7 || model.len() > 400) {
+                Some(epoch) => {
+                    open.remove(&epoch, 1);
+                    let count = model.get_mut(&epoch).unwrap();
+                    *count -= 1;
+                    if *count == 0 {
+                        model.remove(&epoch);
+                    }
+                }
+                None => {
+                    let epoch = if roll == 15 { which % (step + 1) } else { step };
+                    open.add(&epoch, 1);
+                    *model.entry(epoch).or_default() += 1;
+                }
+            }
+            assert_eq!(open.times(), model.len());
+            assert_eq!(minimal(&open), model.keys().take(1).copied().collect::<Vec<_>>());
+            assert_eq!(open.least_epoch(), model.keys().next().copied());
+            assert!(open.epochs.len() <= EMPTY + 1 + 2 * model.len() + 1, "{} places", open.epochs.len());
+            assert_eq!(open.epochs.iter().filter(|(_, times)| times.is_none()).count(), open.empty);
+        }
+        let middle = model.keys().nth(model.len() / 2).copied().unwrap();
+        let earlier: u64 = model.range(..middle).map(|(_, n)| n).sum();
+        open.carry_to(middle);
+        assert_eq!((open.least_epoch(), open.times()), (Some(middle), model.range(middle..).count()));
+        open.remove(&middle, model[&middle] + earlier);
+        open.clear_epoch(*model.keys().last().unwrap());
+        assert_eq!(open.times(), model.range(middle..).count() - 2);
     }
 
     #[test]

@@ -52,10 +52,10 @@ impl Memo {
     }
 
     /// Takes note of what calls were given by the journal's account.
-    pub(crate) fn take(&mut self, ends: Vec<End>) {
-        self.values.extend(ends.into_iter().filter_map(|End { ordinal, asked, given, .. }| {
-            let value = given.ok().flatten().filter(|_| asked.is_durable())?;
-            Some(Remembered { ordinal, asked, value })
+    pub(crate) fn take(&mut self, ends: &[Rc<End>]) {
+        self.values.extend(ends.iter().filter(|end| end.asked.is_durable()).filter_map(|end| {
+            let value = end.given.as_ref().ok()?.clone()?;
+            Some(Remembered { ordinal: end.ordinal, asked: Rc::clone(&end.asked), value })
         }));
     }
 

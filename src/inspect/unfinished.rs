@@ -32,7 +32,7 @@ pub(super) fn show(formats: &Formats, run: &[u8], entries: &[&[u8]]) -> Value {
 pub(super) fn entry(formats: &Formats, bytes: &[u8]) -> Value {
     match postcard::from_bytes(bytes) {
         Ok(Entry::Turn { task, now, given }) => {
-            json!({"turn": {"task": name(task), "now": now, "results": given.into_iter().map(result).collect::<Vec<_>>()}})
+            json!({"turn": {"task": name(task), "now": now, "results": given.iter().map(|end| result(end)).collect::<Vec<_>>()}})
         }
         Ok(Entry::Step { task, writes: written, sent: events, over }) => {
             json!({"step": {
@@ -46,7 +46,7 @@ pub(super) fn entry(formats: &Formats, bytes: &[u8]) -> Value {
             json!({"again": {"task": name(task), "flushed": flushed, "deadline": deadline}})
         }
         Ok(Entry::Given { task, end, at }) => {
-            json!({"given": {"task": name(task), "now": at, "result": result(end)}})
+            json!({"given": {"task": name(task), "now": at, "result": result(&end)}})
         }
         Ok(Entry::Left { task, ordinal }) => {
             let (place, number) = place_of(ordinal);
@@ -94,11 +94,11 @@ fn name(task: Name) -> Value {
     json!({"path": format!("{:016x}", task.path), "attempt": task.attempt})
 }
 
-fn result(End { ordinal, asked, given, .. }: End) -> Value {
+fn result(End { ordinal, asked, given, .. }: &End) -> Value {
     let call = if asked.name.is_empty() { Value::Null } else { Value::String(asked.name.clone()) };
-    let (wait, number) = place_of(ordinal);
+    let (wait, number) = place_of(*ordinal);
     let mut shown = match given {
-        Ok(bytes) => json!({"wait": wait, "call": call, "value": bytes.map(|bytes| hex(&bytes))}),
+        Ok(bytes) => json!({"wait": wait, "call": call, "value": bytes.as_deref().map(hex)}),
         Err(failure) => json!({"wait": wait, "call": call, "error": failure.to_string()}),
     };
     // Attempts after the first, and the pauses before them.

@@ -12,7 +12,6 @@ use super::history::History;
 use super::manifest::{Manifest, SnapshotRef};
 use super::segment::{self, JOURNAL};
 use super::store::CheckpointStore;
-use crate::journal::last_epoch;
 
 /// Checkpoints that may pile up before they are removed at once: each removal has a sync of its own.
 const SLACK: usize = 8;
@@ -146,7 +145,7 @@ fn garbage(
             {
                 let bound = Bound { generation: generation_of, process, segment, length };
                 let job = history.links().iter().find_map(|(_, link)| link.as_ref().ok()).map(Link::job);
-                journals.push((name, generation_of, last_epoch(store, job.unwrap_or_default(), &bound)?));
+                journals.push((name, generation_of, segment::last_epoch(store, job.unwrap_or_default(), &bound)?));
                 continue;
             }
             let of = segment::parse(&name).map(|(generation, ..)| generation);

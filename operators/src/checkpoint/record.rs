@@ -84,9 +84,32 @@ pub(crate) struct Head {
 pub(crate) enum RecordRef<'a> {
     Head(Head),
     Facts(FactsRef<'a>),
-    Note(Note),
-    Blob { note: Note, blob: u32, length: u64 },
+    Note(NoteRef<'a>),
+    Blob { note: NoteRef<'a>, blob: u32, length: u64 },
     Index(&'a [u8]),
+}
+
+/// A note as it lies in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoteRef<'a> {
+    component: u32,
+    group: u32,
+    pub epoch: u64,
+    key: &'a [u8],
+    bytes: &'a [u8],
+}
+
+impl NoteRef<'_> {
+    /// It as it was put.
+    pub(crate) fn to_note(self) -> Note {
+        self.with_bytes(self.bytes.to_vec())
+    }
+
+    /// The same with bytes that lie elsewhere.
+    pub(crate) fn with_bytes(self, bytes: Vec<u8>) -> Note {
+        let NoteRef { component, group, epoch, key, .. } = self;
+        Note { component, group, epoch, key: key.to_vec(), bytes }
+    }
 }
 
 /// Facts as they lie in a file.
@@ -237,7 +260,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(RecordRef<'_>, usize), NoRecord> {
             let length = u32::from_le_bytes(rest.take()?) as usize;
             let (key, bytes) =
                 rest.0.split_at_checked(length).ok_or(NoRecord::Damaged("a note ends within its key"))?;
-            let note = Note { component, group, epoch, key: key.to_vec(), bytes: bytes.to_vec() };
+            let note = NoteRef { component, group, epoch, key, bytes };
             match beside {
                 Some((blob, length)) => RecordRef::Blob { note, blob, length },
                 None => RecordRef::Note(note),
@@ -317,7 +340,8 @@ pub(crate) mod tests {
             assert_eq!(facts.block().unwrap(), block.bytes);
         }
         assert!(all[2].len() < all[1].len());
-        assert_eq!(read(&all[3]).unwrap().0, RecordRef::Note(note));
+        let RecordRef::Note(read_note) = read(&all[3]).unwrap().0 else { panic!() };
+        assert_eq!(read_note.to_note(), note);
         assert_eq!(read(&all[4]).unwrap().0, RecordRef::Index(b"index"));
         all
     }

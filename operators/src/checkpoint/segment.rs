@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::chain::Bound;
 use super::error::Error;
-use super::record::{self, FRAME, FactsRef, Head, LOG, NoRecord, RecordRef, VERSION};
+use super::record::{self, FRAME, FactsRef, Head, LOG, NoRecord, NoteRef, RecordRef, VERSION};
 use super::store::CheckpointStore;
 use crate::journal::Note;
 
@@ -172,6 +172,46 @@ pub(crate) fn read_notes(
     bound: &Bound,
     each: &mut dyn FnMut(Note),
 ) -> Result<(), Error> {
+    let Bound { generation, process, segment, .. } = *bound;
+    look_at_notes(store, job, bound, &mut |at, note, beside| {
+        let Some((blob, length)) = beside else {
+            each(note.to_note());
+            return Ok(());
+        };
+        let blob = blob_name(generation, process, segment, blob);
+        let failed = |error| Error::Io { action: "read", file: store.describe(&blob), error };
+        let bytes = store.read(&blob).map_err(failed)?;
+        if bytes.len() as u64 != length {
+            let why = format!("it has {} bytes, and {length} by the journal at {at}", bytes.len());
+            return Err(Error::damaged(store.describe(&blob), 0, why));
+        }
+        each(note.with_bytes(bytes));
+        Ok(())
+    })
+}
+
+/// The greatest epoch among the notes of a segment.
+///
+/// # Errors
+/// As [`read_notes`].
+pub(crate) fn last_epoch(store: &dyn CheckpointStore, job: &str, bound: &Bound) -> Result<Option<u64>, Error> {
+    let mut last = None;
+    look_at_notes(store, job, bound, &mut |_, note, _| {
+        last = last.max(Some(note.epoch));
+        Ok(())
+    })?;
+    Ok(last)
+}
+
+/// Told of a note where it lies: where that is, and the number and the length of the file that has its bytes, if one has.
+type LookAtNote<'a> = dyn FnMut(u64, NoteRef<'_>, Option<(u32, u64)>) -> Result<(), Error> + 'a;
+
+fn look_at_notes(
+    store: &dyn CheckpointStore,
+    job: &str,
+    bound: &Bound,
+    each: &mut LookAtNote<'_>,
+) -> Result<(), Error> {
     let Bound { generation, process, segment, length } = *bound;
     let name = name(generation, process, segment);
     let mut records = Records::range(store, &name, 0..length);
@@ -181,17 +221,8 @@ pub(crate) fn read_notes(
         match records.next() {
             Ok(None) => return Ok(()),
             Ok(Some((_, head))) if first => check_head(head, &wanted, || store.describe(&name))?,
-            Ok(Some((_, RecordRef::Note(note)))) => each(note),
-            Ok(Some((at, RecordRef::Blob { note, blob, length }))) => {
-                let blob = blob_name(generation, process, segment, blob);
-                let failed = |error| Error::Io { action: "read", file: store.describe(&blob), error };
-                let bytes = store.read(&blob).map_err(failed)?;
-                if bytes.len() as u64 != length {
-                    let why = format!("it has {} bytes, and {length} by the journal at {at}", bytes.len());
-                    return Err(Error::damaged(store.describe(&blob), 0, why));
-                }
-                each(Note { bytes, ..note });
-            }
+            Ok(Some((at, RecordRef::Note(note)))) => each(at, note, None)?,
+            Ok(Some((at, RecordRef::Blob { note, blob, length }))) => each(at, note, Some((blob, length)))?,
             Ok(Some((at, _))) => {
                 return Err(Error::damaged(
                     store.describe(&name),

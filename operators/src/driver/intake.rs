@@ -143,7 +143,13 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                     }
                 }
             });
-            let (ended_at_once, last) = self.behavior.start_batch(&mut head, &mut free, fuel);
+            let (ended_at_once, last) = match &mut self.notes {
+                None => self.behavior.start_batch(&mut head, &mut free, fuel, &mut ()),
+                Some(notes) => {
+                    notes.beginning = None;
+                    self.behavior.start_batch(&mut head, &mut free, fuel, notes.begun.of(time.epoch()))
+                }
+            };
             ended += ended_at_once;
             match last {
                 Some(progress) => ended += u64::from(self.started(&head, time, progress, sink)),
@@ -176,10 +182,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     }
 
     /// Whether changes are noted when runs of a batch start: not where runs in progress are facts, which change more often
-    /// than at their ends.
+    /// than at their ends, nor where runs are recorded one by one.
     #[inline]
     fn notes_in_batches(&self) -> bool {
-        self.seal.is_some() && self.carried.is_none() && self.notes.is_none() && !E::KEYED
+        self.seal.is_some() && self.carried.is_none() && self.records.is_none() && !E::KEYED
     }
 
     /// Whether another run may start now.

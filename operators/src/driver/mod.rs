@@ -21,6 +21,7 @@
 //!
 //! Not here: exchange and capabilities (`operator`), what memory holds (the behavior).
 
+mod begun;
 mod calls;
 mod carry;
 mod intake;
@@ -471,7 +472,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     {
         let token = head.token;
         let deadline = self.deadline(token);
-        let digest = self.notes.as_ref().map_or(0, |notes| notes.beginning);
+        let began = self.notes.as_mut().and_then(|notes| notes.beginning.take());
+        let of_run = || self.notes.is_some().then(|| self.behavior.run_digest(&run)).flatten();
+        let digest = began.or_else(of_run).unwrap_or(0);
         let active = ActiveRun {
             head,
             time: time.clone(),

@@ -22,9 +22,13 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::mailbox::Waiting;
+use smallvec::SmallVec;
+
+use super::begun::Begun;
 use super::{Arrived, Driver, Emission, Sink};
-use crate::behavior::{Behavior, CallJob, PastRun, Progress, RunHead, RunNote, Work, notification_digest};
+use crate::behavior::{Begins, Behavior, CallJob, PastRun, Progress, RunHead, RunNote, Work, notification_digest};
 use crate::completion::{CallRef, CallResult, Completion};
+use crate::encoded::encoded;
 use crate::fact::{KeyWriter, What};
 use crate::hash::stable_hash;
 use crate::journal::Written;
@@ -34,20 +38,13 @@ use crate::time::EpochTime;
 
 const NOT_TAKEN: &str = "there is a journal of calls, which an agent without them cannot take over";
 
-/// A run that has begun, for the next note of its key.
-#[derive(Clone, Copy, Debug)]
-struct Begun {
-    epoch: u64,
-    sequence: u64,
-    digest: u64,
-}
-
 /// What notes of before a crash say of a key.
 #[derive(Debug)]
 struct Past<T, I> {
-    /// Which input each run was about.
-    order: BTreeMap<u64, u64>,
-    journals: Vec<Journal>,
+    /// Which input each run was about: number and digest, ascending by number.
+    order: VecDeque<(u64, u64)>,
+    /// Mostly there is one.
+    journals: SmallVec<[Journal; 1]>,
     /// Inputs whose turn has not come, with their digests, as they arrived.
     parked: VecDeque<(u64, Arrived<T, I>)>,
     /// Whether there is a fact of journals, and whether that is of others.
@@ -56,7 +53,7 @@ struct Past<T, I> {
 }
 
 /// What is known of a run that has not begun again, or that a checkpoint has in progress and which has not gone on.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 struct Journal {
     epoch: u64,
     sequence: u64,
@@ -64,20 +61,77 @@ struct Journal {
     /// Whether a checkpoint has the run in progress.
     begun: bool,
     run: PastRun,
+    /// Where each of its notes ends.
+    ends: SmallVec<[u32; 4]>,
+}
+
+impl Journal {
+    fn new(epoch: u64, sequence: u64, digest: u64, journal: u64) -> Self {
+        let run = PastRun { journal, bodies: Vec::new() };
+        Journal { epoch, sequence, digest, begun: false, run, ends: SmallVec::new() }
+    }
+
+    fn push(&mut self, body: &[u8]) {
+        self.run.bodies.extend_from_slice(body);
+        self.ends.push(u32::try_from(self.run.bodies.len()).expect("the notes of a run have less than 4 GiB"));
+    }
+
+    fn bodies(&self) -> impl Iterator<Item = &[u8]> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        begins.zip(&self.ends).map(|(from, to)| &self.run.bodies[from as usize..*to as usize])
+    }
+}
+
+/// A [`Journal`] as a fact.
+#[derive(Serialize, Deserialize)]
+struct Stored<'b> {
+    epoch: u64,
+    sequence: u64,
+    digest: u64,
+    begun: bool,
+    journal: u64,
+    #[serde(borrow)]
+    bodies: Vec<&'b [u8]>,
+}
+
+impl<'b> Stored<'b> {
+    fn of(of: &'b Journal) -> Self {
+        let Journal { epoch, sequence, digest, begun, run, .. } = of;
+        let (epoch, sequence, digest, begun) = (*epoch, *sequence, *digest, *begun);
+        Stored { epoch, sequence, digest, begun, journal: run.journal, bodies: of.bodies().collect() }
+    }
+
+    fn journal(&self) -> Journal {
+        let mut journal = Journal::new(self.epoch, self.sequence, self.digest, self.journal);
+        journal.begun = self.begun;
+        self.bodies.iter().for_each(|body| journal.push(body));
+        journal
+    }
 }
 
 impl<T, I> Default for Past<T, I> {
     fn default() -> Self {
-        Past { order: BTreeMap::new(), journals: Vec::new(), parked: VecDeque::new(), stored: false, stale: false }
+        Past { order: VecDeque::new(), journals: SmallVec::new(), parked: VecDeque::new(), stored: false, stale: false }
     }
 }
 
 impl<T, I> Past<T, I> {
+    /// A run of that number was about an input with that digest; what is told last counts.
+    fn begun(&mut self, sequence: u64, digest: u64) {
+        if self.order.back().is_none_or(|(last, _)| *last < sequence) {
+            return self.order.push_back((sequence, digest));
+        }
+        match self.order.binary_search_by_key(&sequence, |(sequence, _)| *sequence) {
+            Ok(at) => self.order[at].1 = digest,
+            Err(at) => self.order.insert(at, (sequence, digest)),
+        }
+    }
+
     /// Takes what may run now, in its order.
     fn ready(&mut self, into: &mut Vec<Arrived<T, I>>) {
-        while let Some(next) = self.order.first_entry() {
-            let Some(at) = self.parked.iter().position(|(digest, _)| digest == next.get()) else { return };
-            next.remove();
+        while let Some((_, next)) = self.order.front() {
+            let Some(at) = self.parked.iter().position(|(digest, _)| digest == next) else { return };
+            self.order.pop_front();
             into.extend(self.parked.remove(at).map(|(_, arrived)| arrived));
         }
         into.extend(self.parked.drain(..).map(|(_, arrived)| arrived));
@@ -88,7 +142,7 @@ impl<T, I> Past<T, I> {
     }
 
     /// Takes back journals from facts, after those of notes: some of them may be in both.
-    fn take_back(&mut self, stored: Vec<Journal>) {
+    fn take_back(&mut self, stored: SmallVec<[Journal; 1]>) {
         self.stored = true;
         let mut noted = std::mem::replace(&mut self.journals, stored);
         for journal in &mut self.journals {
@@ -96,9 +150,9 @@ impl<T, I> Past<T, I> {
             let noted = noted.swap_remove(at);
             journal.epoch = journal.epoch.max(noted.epoch);
             // The stored ones are all that were noted before the start that stored them. What came since is of later starts.
-            for body in noted.run.bodies {
-                if !journal.run.bodies.contains(&body) {
-                    journal.run.bodies.push(body);
+            for body in noted.bodies() {
+                if journal.bodies().all(|stored| stored != body) {
+                    journal.push(body);
                     self.stale = true;
                 }
             }
@@ -110,25 +164,23 @@ impl<T, I> Past<T, I> {
 
 /// See the [module](self).
 pub(super) struct Notes<T, I> {
-    begun: HashMap<KeyId, Vec<Begun>, FixedState>,
-    /// The keys of `begun`, by the epochs of their runs.
-    by_epoch: BTreeMap<u64, Vec<KeyId>>,
+    /// Runs that have begun, for the next note of their key.
+    pub(super) begun: Begun<I>,
     past: HashMap<KeyId, Past<T, I>, FixedState>,
     /// Calls that leave when their start is durable.
     leaving: HashMap<CallRef, (Cow<'static, str>, CallJob), FixedState>,
-    /// The digest of what the run is about that is just beginning.
-    pub(super) beginning: u64,
+    /// The digest of what the run is about that is just beginning, where it had to be made.
+    pub(super) beginning: Option<u64>,
     committed: u64,
 }
 
 impl<T, I> Default for Notes<T, I> {
     fn default() -> Self {
         Notes {
-            begun: HashMap::default(),
-            by_epoch: BTreeMap::new(),
+            begun: Begun::default(),
             past: HashMap::default(),
             leaving: HashMap::default(),
-            beginning: 0,
+            beginning: None,
             committed: 0,
         }
     }
@@ -138,14 +190,6 @@ impl<T, I> Notes<T, I> {
     /// Whether inputs have to be looked at one by one, because of what was before a crash.
     pub(super) fn has_past(&self) -> bool {
         !self.past.is_empty()
-    }
-
-    fn begin(&mut self, key: KeyId, begun: Begun) {
-        let runs = self.begun.entry(key).or_default();
-        if runs.last().is_none_or(|last| last.epoch != begun.epoch) {
-            self.by_epoch.entry(begun.epoch).or_default().push(key);
-        }
-        runs.push(begun);
     }
 
     /// The journal of a run about an input of that digest, if there is one.
@@ -171,7 +215,8 @@ impl<T, I> Notes<T, I> {
                 facts.retire(&What::Notes);
             }
         } else if has_work && (past.stale || !past.stored) {
-            facts.put(&What::Notes, &past.journals).unwrap_or_else(|e| panic!("notes cannot be encoded: {e}"));
+            let stored: Vec<Stored<'_>> = past.journals.iter().map(Stored::of).collect();
+            facts.put(&What::Notes, &stored).unwrap_or_else(|e| panic!("notes cannot be encoded: {e}"));
             past.stored = true;
         } else {
             return;
@@ -234,17 +279,20 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             return Err(format!("key {key:?}: {NOT_TAKEN}"));
         };
         let past = notes.past.entry(id).or_default();
-        past.order.extend(begun);
+        for (sequence, digest) in begun {
+            past.begun(sequence, digest);
+        }
         match past.journals.iter_mut().find(|known| known.run.journal == journal) {
             Some(known) => {
                 (known.epoch, known.sequence) = (known.epoch.max(epoch), sequence);
-                known.run.bodies.push(body);
+                known.push(&body);
             }
             None => {
                 // Of a run that began again, what it was before does not count.
                 past.journals.retain(|known| (known.sequence, known.digest) != (sequence, digest));
-                let run = PastRun { journal, bodies: vec![body] };
-                past.journals.push(Journal { epoch, sequence, digest, begun: false, run });
+                let mut new = Journal::new(epoch, sequence, digest, journal);
+                new.push(&body);
+                past.journals.push(new);
             }
         }
         Ok(())
@@ -261,21 +309,21 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         };
         let mut kept: HashMap<KeyId, Vec<u64>, FixedState> = HashMap::default();
         for (key, bytes) in stored {
-            let journals: Vec<Journal> =
+            let stored: Vec<Stored<'_>> =
                 postcard::from_bytes(&bytes).map_err(|error| format!("notes of a key: {error}"))?;
-            kept.insert(key, journals.iter().map(|journal| journal.run.journal).collect());
+            kept.insert(key, stored.iter().map(|stored| stored.journal).collect());
+            let journals = stored.iter().map(Stored::journal).collect();
             notes.past.entry(key).or_default().take_back(journals);
         }
         let mut taken = Ok(());
         notes.past.retain(|key, past| {
             let state = &states[key.index()];
-            past.order.retain(|sequence, _| *sequence > state.sequence);
+            past.order.retain(|(sequence, _)| *sequence > state.sequence);
             // Inputs that waited at the checkpoint wait again, and come first.
             let waiting = state.mailbox.iter().flat_map(|mailbox| &mailbox.waiting);
             for digest in waiting.filter_map(|waiting| waiting.input()).map(|input| behavior.digest(input)) {
-                let first = past.order.iter().find(|(_, of)| **of == digest).map(|(sequence, _)| *sequence);
-                if let Some(sequence) = first {
-                    past.order.remove(&sequence);
+                if let Some(first) = past.order.iter().position(|(_, of)| *of == digest) {
+                    past.order.remove(first);
                 }
             }
             let token = state.mailbox.as_ref().and_then(|mailbox| mailbox.run);
@@ -305,16 +353,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             return;
         }
         notes.committed = frontier;
-        while let Some(first) = notes.by_epoch.first_entry().filter(|first| *first.key() < frontier) {
-            for key in first.remove() {
-                if let Some(runs) = notes.begun.get_mut(&key) {
-                    runs.retain(|run| run.epoch >= frontier);
-                    if runs.is_empty() {
-                        notes.begun.remove(&key);
-                    }
-                }
-            }
-        }
+        notes.begun.committed(frontier);
         notes.past.retain(|key, past| {
             // What is carried beyond its epoch may yet begin with one.
             let works = carried.is_some() && states[key.index()].mailbox.is_some();
@@ -333,13 +372,19 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             && !past.order.is_empty()
         {
             let key = arrived.key;
-            past.parked.push_back((self.behavior.digest(&arrived.input), arrived));
-            let mut ready = Vec::new();
-            past.ready(&mut ready);
+            let digest = self.behavior.digest(&arrived.input);
+            if past.parked.is_empty() && past.order.front().is_some_and(|(_, next)| *next == digest) {
+                past.order.pop_front();
+                self.backlog.push_back(arrived);
+            } else {
+                past.parked.push_back((digest, arrived));
+                let mut ready = Vec::new();
+                past.ready(&mut ready);
+                self.backlog.extend(ready);
+            }
             if past.is_over() {
                 notes.past.remove(&key);
             }
-            self.backlog.extend(ready);
         } else {
             self.backlog.push_back(arrived);
         }
@@ -357,7 +402,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             let Some(past) = notes.past.get_mut(&key) else { continue };
             while past.parked.iter().any(|(_, arrived)| closes(arrived)) {
                 // Who should come first is not there.
-                past.order.pop_first();
+                past.order.pop_front();
                 past.ready(&mut ready);
             }
             if past.is_over() {
@@ -381,14 +426,14 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let digest = match &work {
             Work::Input(input) => {
                 let digest = self.behavior.digest(input);
-                notes.begin(head.key, Begun { epoch: at, sequence: head.sequence, digest });
+                notes.begun.of(at).begins(head.key, head.sequence, || digest);
                 digest
             }
             // Their order follows from the inputs'.
             Work::Notify { epoch } => notification_digest(*epoch),
             Work::Scheduled { event } => stable_hash(event),
         };
-        notes.beginning = digest;
+        notes.beginning = Some(digest);
         match if notes.has_past() { notes.claim(head.key, digest) } else { None } {
             Some(past) => {
                 self.stats.replayed += 1;
@@ -482,10 +527,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let (key, sequence, digest) = (active.head.key, active.head.sequence, active.digest);
         let epoch = self.at(&active.time).epoch();
         let (Some(notes), Some(seal)) = (&mut self.notes, &mut self.seal) else { return };
-        let begun = notes.begun.remove(&key).unwrap_or_default();
-        let begun = begun.into_iter().map(|run| (run.sequence, run.digest)).collect();
+        let newest = self.states[key.index()].sequence;
+        let begun = notes.begun.take(key, newest, |input| self.behavior.digest(input));
         let written = Written { sequence, digest, journal: note.journal, begun, body: note.body };
-        let bytes = postcard::to_allocvec(&written).unwrap_or_else(|e| panic!("a note cannot be encoded: {e}"));
+        let bytes = encoded(&written).unwrap_or_else(|e| panic!("a note cannot be encoded: {e}"));
         let (group, key) = seal.place(key);
         sink.note(group, epoch, key, bytes, then);
     }

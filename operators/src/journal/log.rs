@@ -112,13 +112,6 @@ impl LogJournal {
     }
 }
 
-/// The greatest epoch among the notes of a segment.
-pub(crate) fn last_epoch(store: &dyn CheckpointStore, job: &str, bound: &Bound) -> Result<Option<u64>, Error> {
-    let mut last = None;
-    read_notes(store, job, bound, &mut |note| last = last.max(Some(note.epoch)))?;
-    Ok(last)
-}
-
 fn decode(marker: &Marker) -> Result<Vec<Bound>, Error> {
     if marker.0.is_empty() {
         return Ok(Vec::new());

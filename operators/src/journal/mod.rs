@@ -15,7 +15,6 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 pub use self::log::LogJournal;
-pub(crate) use self::log::last_epoch;
 pub use self::memory::MemoryJournal;
 use crate::checkpoint::Error;
 
@@ -46,6 +45,7 @@ pub struct Written {
     /// Runs that the key has begun since its last note: number and digest.
     pub begun: Vec<(u64, u64)>,
     /// For the behavior.
+    #[serde(with = "crate::encoded::bytes")]
     pub body: Vec<u8>,
 }
 

@@ -285,7 +285,7 @@ fn calls(record: &Record) -> impl Iterator<Item = ((u64, u64), &str)> {
     let ends = record.script.iter().flat_map(|note| {
         let (task, ends): (_, Vec<&End>) = match note {
             Note::Given { task, end, .. } => (task, vec![end]),
-            Note::Turn { task, given, .. } => (task, given.iter().collect()),
+            Note::Turn { task, given, .. } => (task, given.iter().map(|end| &**end).collect()),
             Note::Left { task, .. } | Note::Failed { task } => (task, Vec::new()),
             Note::Action { .. } => return Vec::new(),
         };

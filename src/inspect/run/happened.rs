@@ -1,6 +1,7 @@
 //! What happened in a run, in order: entries of a checkpoint, and notes behind them.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use crate::journal::{self, End, Entry, Name, Sent};
 use crate::memory::Write;
@@ -10,7 +11,7 @@ use crate::notes::{Body, Note};
 #[derive(Clone, Debug)]
 pub(super) enum Happened {
     /// A task took a turn, and was given these ends; an end that is not known any more has its ordinal only.
-    Turn { task: Name, now: u64, given: Vec<Result<End, u64>> },
+    Turn { task: Name, now: u64, given: Vec<Result<Rc<End>, u64>> },
     /// A step was finished.
     Step { task: Name, writes: Vec<Write>, sent: Vec<Sent>, over: bool },
     /// A task failed and starts again.
@@ -18,7 +19,7 @@ pub(super) enum Happened {
     /// A call was about to leave.
     Left { task: Name, ordinal: u64 },
     /// A call ended, by this clock.
-    Ended { task: Name, end: End, at: u64 },
+    Ended { task: Name, end: Rc<End>, at: u64 },
     /// A task failed, and the job with it.
     Failed { task: Name },
     /// An action took its first turn.
@@ -77,16 +78,16 @@ pub(super) fn of_entries(entries: &[&[u8]], into: &mut Happenings) -> Result<(),
 /// What notes say beyond what is there.
 pub(super) fn of_notes(bodies: Vec<Body>, into: &mut Happenings) {
     let of_facts = into.turns;
-    let mut given: BTreeMap<(Name, u64), End> = BTreeMap::new();
+    let mut given: BTreeMap<(Name, u64), Rc<End>> = BTreeMap::new();
     for happened in &into.all {
         if let Happened::Ended { task, end, .. } = happened {
-            given.insert((*task, end.ordinal), end.clone());
+            given.insert((*task, end.ordinal), Rc::clone(end));
         }
     }
     for body in &bodies {
         for note in &body.notes {
             if let Note::Given { task, end, .. } = note {
-                given.insert((*task, end.ordinal), end.clone());
+                given.insert((*task, end.ordinal), Rc::clone(end));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What happened, as a tree: tasks, their attempts, and what those waited for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -151,10 +152,13 @@ struct Growing {
     attempts: BTreeMap<u32, OfAttempt>,
 }
 
+/// What is shown of a try, and its end if that is known.
+type Tried = (Try, Option<Rc<End>>);
+
 #[derive(Default)]
 struct OfAttempt {
     shown: Attempt,
-    tries: BTreeMap<(u32, u32), (Try, Option<End>)>,
+    tries: BTreeMap<(u32, u32), Tried>,
     over: bool,
     failed: bool,
 }
