@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tempfile::TempDir;
 use timely_agents::cluster::Failure;
 use timely_agents::prelude::*;
@@ -333,6 +334,11 @@ fn check(jobs: &Jobs, what: &str) {
     let bonus = jobs.replay(&["--key", "c", "--sequence", "1"], &["--bonus", "1"]);
     assert_differs(&bonus, &["agent spending, key \"c\", run 1: DIFFERS", "memory spent: recorded 2, replayed 3"]);
     assert_eq!(lines(&bonus).len(), 2, "{what}: {bonus:#?}");
+    let bonus = jobs.replay(&["--key", "c", "--sequence", "1", "--json"], &["--bonus", "1"]);
+    let line = bonus.stdout.lines().find(|line| line.starts_with('{')).expect("a run");
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let spent = json!([{"memory": {"place": "spent", "recorded": 2, "replayed": 3}}]);
+    assert_eq!((bonus.code, &line["state"], &line["differences"]), (Some(1), &json!("over"), &spent), "{what}: {line}");
     results(jobs, what);
     assert!(files(&jobs.checkpoints()) == before, "{what}: nothing is changed");
     let none = jobs.replay(&["--key", "c", "--sequence", "100"], &[]);
