@@ -11,12 +11,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tempfile::TempDir;
 use timely_agents::cluster::Failure;
 use timely_agents::prelude::*;
 use timely_agents::{Arguments, Plan, Program};
 
-use crate::support::{Outcome, checkpoint, eventually, files, run};
+use crate::support::{Outcome, checkpoint, eventually, files, run, shown};
 
 type Order = (String, u32);
 
@@ -81,6 +82,10 @@ impl Rules {
                 *spent
             });
             ctx.side(audit, total);
+            if *amount % 5 == 0 {
+                // In another start it is another.
+                ctx.output(format!("counted at {:?}", ctx.now()));
+            }
             if total > limit {
                 ctx.put(spent, 0);
                 ctx.send(Over { total });
@@ -143,16 +148,19 @@ fn job() -> Result<(), Failure> {
         .option("question", "TEXT", "what")
         .option("form", "TEXT", "how an answer is put out")
         .option("bonus", "NUM", "what is remembered on top")
+        .option("out", "DIR", "where outputs go")
         .option("takes", "MS", "how long an answer takes");
     let arguments = program.parse(text.lines())?.ok_or_else(|| Failure::usage("it helps nobody"))?;
     let plan = Rules::read(&arguments)?.plan();
     arguments.replay::<u64, String, _, _>(&plan)?;
+    let out = arguments.value("out").unwrap_or_default();
     arguments.execute(move |worker, job| {
         worker.dataflow::<u64, _, _>(|scope| {
             let orders = job.source_with(scope, "orders", Records::from(orders()), |source| {
                 source.open_epochs = Some(2);
             })?;
-            orders.agent(|(shop, _)| shop, &plan);
+            let said = orders.agent(|(shop, _)| shop, &plan);
+            said.sink(job, "said", JsonLines::parts(&out))?;
             Ok(())
         })
     })?;
@@ -211,6 +219,8 @@ impl Jobs {
         Command::new(self.script())
             .args(["-w", &workers, "--form-of-work", form, "--checkpoints"])
             .arg(self.checkpoints())
+            .arg("--out")
+            .arg(self.place.path().join("out"))
             .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -222,6 +232,45 @@ impl Jobs {
     fn finish(&self, more: &[&str]) {
         let output = self.start(more).wait_with_output().expect("the program ends");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// What was published, as text, sorted.
+    fn published(&self) -> Vec<String> {
+        let parts = fs::read_dir(self.place.path().join("out")).expect("the outputs");
+        let parts = parts.map(|part| part.expect("a part").path()).filter(|part| part.is_file());
+        let text: String = parts.map(|part| fs::read_to_string(part).expect("a part")).collect();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    }
+
+    /// What runs have put out by their records, sorted.
+    fn recorded(&self) -> Vec<String> {
+        let dir = self.checkpoints();
+        let dir = dir.to_str().expect("UTF-8");
+        let mut outputs = Vec::new();
+        for key in shown(&self.checkpoints(), &[])["agents"]["spending"].as_array().expect("keys") {
+            let name = key["key"].as_str().expect("a name");
+            for number in 1..=key["sequence"].as_u64().expect("a number") {
+                let journal = run(&[
+                    "run",
+                    dir,
+                    "--agent",
+                    "spending",
+                    "--key",
+                    name,
+                    "--sequence",
+                    &number.to_string(),
+                    "--json",
+                ]);
+                journal.lines();
+                let journal: serde_json::Value = serde_json::from_str(&journal.stdout).expect("JSON");
+                let said = journal["outputs"].as_array().into_iter().flatten();
+                outputs.extend(said.map(ToString::to_string));
+            }
+        }
+        outputs.sort_unstable();
+        outputs
     }
 
     /// What the tool says of a replay against the program with these rules.
@@ -285,6 +334,11 @@ fn check(jobs: &Jobs, what: &str) {
     let bonus = jobs.replay(&["--key", "c", "--sequence", "1"], &["--bonus", "1"]);
     assert_differs(&bonus, &["agent spending, key \"c\", run 1: DIFFERS", "memory spent: recorded 2, replayed 3"]);
     assert_eq!(lines(&bonus).len(), 2, "{what}: {bonus:#?}");
+    let bonus = jobs.replay(&["--key", "c", "--sequence", "1", "--json"], &["--bonus", "1"]);
+    let line = bonus.stdout.lines().find(|line| line.starts_with('{')).expect("a run");
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let spent = json!([{"memory": {"place": "spent", "recorded": 2, "replayed": 3}}]);
+    assert_eq!((bonus.code, &line["state"], &line["differences"]), (Some(1), &json!("over"), &spent), "{what}: {line}");
     results(jobs, what);
     assert!(files(&jobs.checkpoints()) == before, "{what}: nothing is changed");
     let none = jobs.replay(&["--key", "c", "--sequence", "100"], &[]);
@@ -349,6 +403,7 @@ fn runs_are_replayed_that_a_kill_has_cut_in_two() {
         }
         jobs.finish(&["--retain-journals", "1000"]);
         check(&jobs, &format!("carry {carry}, killed"));
+        assert_eq!(jobs.recorded(), jobs.published(), "carry {carry}: the records are those of the runs that count");
     }
 }
 

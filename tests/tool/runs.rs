@@ -291,6 +291,29 @@ fn journals_that_are_retained_show_runs_that_are_over() {
 }
 
 #[test]
+fn runs_of_a_job_at_work_are_replayed() {
+    for carry in [true, false] {
+        let place = tempfile::tempdir().expect("a directory");
+        let store = || DirStore::existing(place.path()).ok();
+        let mut last = 0;
+        let mut looks = 0;
+        at_work(place.path(), (carry, false), 40, &[7, 0, 9], || {
+            let newest = oldest(place.path())?;
+            if newest <= last {
+                return None;
+            }
+            last = newest;
+            // While there is no agent, or no checkpoint yet, there is nothing to look at.
+            let plan = plan(carry, false);
+            let replayed = inspect::replay::<u64, String, _, _>(&plan, &store()?, Some("z"), None).ok()?;
+            assert!(replayed.iter().all(inspect::Replayed::is_same), "carry {carry}: {replayed:?}");
+            looks += u32::from(!replayed.is_empty());
+            (looks >= 5).then_some(())
+        });
+    }
+}
+
+#[test]
 fn a_start_without_the_setting_lets_journals_go() {
     let place = tempfile::tempdir().expect("a directory");
     let place = finished(place.path(), false, u64::MAX, &[7]);

@@ -4,6 +4,8 @@
 //! - Nothing is changed, locked or claimed; a job may be at work meanwhile.
 //! - What that job removes while it is looked at shows as missing: [`Stored::is_there`] tells it from damage.
 
+use std::io::ErrorKind;
+
 use super::chain;
 use super::error::Error;
 use super::gc;
@@ -95,7 +97,11 @@ pub fn notes(store: &dyn CheckpointStore, each: &mut dyn FnMut(Note)) -> Result<
     let mut bounds = opening::bounds(store, &history)?;
     bounds.retain(|bound| bound.process >= JOURNAL);
     bounds.sort_unstable_by_key(|bound| (bound.generation, bound.process, bound.segment));
-    bounds.iter().try_for_each(|bound| segment::read_notes(store, &job, bound, each))
+    bounds.iter().try_for_each(|bound| match segment::read_notes(store, &job, bound, each) {
+        // The job has gone on and let it go.
+        Err(Error::Io { error, .. }) if error.kind() == ErrorKind::NotFound => Ok(()),
+        read => read,
+    })
 }
 
 impl Stored {

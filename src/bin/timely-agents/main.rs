@@ -1,7 +1,7 @@
 //! `timely-agents`: looks after the checkpoints of jobs and into their runs, without the jobs.
 //!
 //! # Exit codes
-//! 0: done. 1: the directory, or what is in it, is wrong. 2: the command line is wrong.
+//! 0: done. 1: the directory, or what is in it, is wrong, or a run that is replayed differs. 2: the command line is wrong.
 //!
 //! # Invariants
 //! - What is wrong is said in one line on standard error.

@@ -21,7 +21,7 @@ use std::fmt::{self, Display, Formatter};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use timely_agents_operators::checkpoint::{
-    Catalogue, CheckpointStore, Component, ComponentKind, Error, Manifest, Shape,
+    Catalogue, CheckpointStore, Component, ComponentKind, Error, Manifest, Shape, Stored,
 };
 use timely_agents_operators::cluster::Failure;
 use timely_agents_operators::fact::What;
@@ -120,6 +120,9 @@ impl Display for Replayed {
     }
 }
 
+/// Checkpoints that may be removed, one after the other, while they are read.
+const TRIES: usize = 10;
+
 /// What a checkpoint keeps of a key, by what it is, with its group.
 type Facts = BTreeMap<What, (u32, Vec<u8>)>;
 
@@ -148,10 +151,29 @@ pub fn replay<T: EpochTime, K: Key, I: Input, O: 'static>(
     key: Option<&str>,
     sequence: Option<u64>,
 ) -> Result<Vec<Replayed>, Failure> {
-    let notes = StoredNotes::read(store)?;
-    let catalogue = Catalogue::read(store)?;
-    let stored = catalogue.newest()?;
-    let stored = stored.ok_or_else(|| Failure::data(format!("{} has no checkpoint yet", store.describe(""))))?;
+    let mut tries = 0;
+    loop {
+        // Before the checkpoint, so that what is let go of meanwhile is in it.
+        let notes = StoredNotes::read(store)?;
+        let catalogue = Catalogue::read(store)?;
+        let stored = catalogue.newest()?;
+        let stored = stored.ok_or_else(|| Failure::data(format!("{} has no checkpoint yet", store.describe(""))))?;
+        tries += 1;
+        match replay_of::<T, K, I, O>(plan, store, (&notes, stored), key, sequence) {
+            // The job has gone on and removed it: there are newer ones.
+            Err(_) if tries < TRIES && !stored.is_there(store)? => {}
+            replayed => return replayed,
+        }
+    }
+}
+
+fn replay_of<T: EpochTime, K: Key, I: Input, O: 'static>(
+    plan: &Plan<I, O>,
+    store: &dyn CheckpointStore,
+    (notes, stored): (&StoredNotes, &Stored),
+    key: Option<&str>,
+    sequence: Option<u64>,
+) -> Result<Vec<Replayed>, Failure> {
     let now = plan.component::<T, K>();
     let agents = stored.manifest.components.iter().filter(|component| component.kind == ComponentKind::Agent);
     let Some(component) = agents.clone().find(|component| component.name == now.name) else {
