@@ -308,11 +308,10 @@ fn action_that_was_over_at_a_commit_is_not_run_again() {
     let before = committed(&job.job).frontier();
     wait_for("a commit of all that is done", || {
         assert!(!cluster.has_ended());
-        committed(&job.job).frontier() > before.map(|epoch| epoch + 2)
+        // A commit is there before its outputs are, and on a busy machine the first one before all is done.
+        committed(&job.job).frontier() > before.map(|epoch| epoch + 2) && job.lines().len() as u64 >= 2 * KEYS
     });
     cluster.kill();
-    let lines = job.lines();
-    assert!(lines.len() as u64 >= 2 * KEYS, "what is over is out: {lines:#?}");
     job.start(ONE, &[]).assert_success("after the kill");
     assert_eq!(job.made(2), rest(&["hang", "late"]));
     for (what, times) in [("begins", KEYS), ("told", 0), ("heard early", 0), ("heard late", KEYS)] {
