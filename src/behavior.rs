@@ -23,7 +23,7 @@ use timely_agents_operators::behavior::{
     notification_digest,
 };
 use timely_agents_operators::completion::{CallRef, CallResult};
-use timely_agents_operators::fact::{KeyWriter, What};
+use timely_agents_operators::fact::{FactColumns, KeyWriter, What};
 use timely_agents_operators::keys::{Key, KeyId};
 use timely_agents_operators::quiet;
 
@@ -261,6 +261,18 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         let core = &*self.opened().1.core;
         core.memory.borrow_mut().facts(key, undo, facts);
         core.common.signals.borrow_mut().facts(key, facts);
+    }
+
+    fn facts_of(&mut self, keys: &[KeyId], columns: &mut FactColumns) {
+        let core = &*self.opened().1.core;
+        core.memory.borrow_mut().facts_of(keys, columns);
+        let signals = &mut core.common.signals.borrow_mut();
+        if signals.has_facts() {
+            let column = columns.another();
+            for key in keys {
+                column.key(|facts| signals.facts(*key, facts));
+            }
+        }
     }
 
     fn carries(&self) -> bool {

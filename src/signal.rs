@@ -325,9 +325,14 @@ impl Signals {
         }
     }
 
+    /// Whether there may be any that have changed, of whatever key.
+    pub(crate) fn has_facts(&self) -> bool {
+        self.stored && !self.keys.is_empty()
+    }
+
     /// Writes what has changed of a key's.
     pub(crate) fn facts(&mut self, key: KeyId, facts: &mut KeyWriter) {
-        if self.keys.is_empty() || !self.stored {
+        if !self.has_facts() {
             return;
         }
         let Some(kept) = self.keys.get_mut(&key) else { return };

@@ -14,14 +14,21 @@
 //! ```
 //! Varints are LEB128. A value of `0` retires the fact.
 
+mod arrange;
 mod block;
+mod column;
+mod key;
+mod writer;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::block::append;
-pub use self::block::{Block, BlockError, BlockWriter, FactRef, KeyWriter, Section, facts, sections};
+pub use self::block::{Block, BlockError, FactRef, Section, facts, sections};
+pub use self::column::{FactColumn, FactColumns};
+pub use self::key::KeyWriter;
+pub(crate) use self::key::append;
+pub use self::writer::BlockWriter;
 
 use crate::hash::stable_hash;
 

@@ -4,7 +4,7 @@ use std::any::Any;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use timely_agents_operators::fact::{KeyWriter, What, slot_id};
+use timely_agents_operators::fact::{FactColumn, KeyWriter, What, slot_id};
 use timely_agents_operators::keys::KeyId;
 
 use super::Place;
@@ -34,6 +34,10 @@ pub(crate) trait Column: Any {
     /// Hands over what has changed of `key` since last asked.
     /// `held` are old values of a run in progress, oldest first: they stand for what it has written.
     fn facts(&mut self, key: KeyId, held: &[&dyn Any], facts: &mut KeyWriter);
+    /// Whether anything has changed, of whatever key, since last asked.
+    fn has_facts(&self) -> bool;
+    /// [`Column::facts`] of many keys without runs in progress.
+    fn facts_of(&mut self, keys: &[KeyId], facts: &mut FactColumn);
     /// Whether facts about `what` are of this column.
     fn is(&self, what: &What) -> bool;
     /// Hands over all values of a key, encoded.
@@ -124,6 +128,17 @@ impl<V: Serialize + 'static> SlotColumn<V> {
     }
 }
 
+/// Writes what a slot has become.
+#[inline]
+fn put<V: Serialize>(name: &str, what: &What, value: Option<&V>, facts: &mut KeyWriter) {
+    match value {
+        Some(value) => facts
+            .put(what, value)
+            .unwrap_or_else(|error| panic!("slot {name:?} holds a value that cannot be encoded: {error}")),
+        None => facts.retire(what),
+    }
+}
+
 fn value<V: 'static>(boxed: Box<dyn Any>) -> Option<V> {
     *boxed.downcast::<Option<V>>().expect("an entry of this column")
 }
@@ -193,12 +208,24 @@ impl<V: Serialize + DeserializeOwned + 'static> Column for SlotColumn<V> {
         {
             *stale &= !bit;
             let held = held.first().and_then(|held| held.downcast_ref::<Option<V>>());
-            match held.unwrap_or(&self.values[key.index()]) {
-                Some(value) => facts.put(&self.what, value).unwrap_or_else(|error| {
-                    panic!("slot {:?} holds a value that cannot be encoded: {error}", self.name)
-                }),
-                None => facts.retire(&self.what),
-            }
+            put(&self.name, &self.what, held.unwrap_or(&self.values[key.index()]).as_ref(), facts);
+        }
+    }
+
+    fn has_facts(&self) -> bool {
+        !self.stale.is_empty()
+    }
+
+    fn facts_of(&mut self, keys: &[KeyId], facts: &mut FactColumn) {
+        self.touch(keys);
+        let SlotColumn { name, what, values, stale, .. } = self;
+        for key in keys {
+            facts.key(|facts| {
+                let bit = 1 << (key.index() % 64);
+                let Some(stale) = stale.get_mut(key.index() / 64).filter(|stale| **stale & bit != 0) else { return };
+                *stale &= !bit;
+                put(name, what, values[key.index()].as_ref(), facts);
+            });
         }
     }
 

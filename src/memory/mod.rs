@@ -21,7 +21,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use timely_agents_operators::fact::{KeyWriter, What};
+use timely_agents_operators::fact::{FactColumns, KeyWriter, What};
 use timely_agents_operators::keys::KeyId;
 
 pub(crate) use self::column::{Column, SlotColumn};
@@ -302,6 +302,19 @@ impl Memory {
             let held: Vec<&dyn Any> =
                 undo.iter().filter(|entry| entry.column == *index).map(|entry| &*entry.value).collect();
             column.facts(key, &held, facts);
+        }
+    }
+
+    /// [`Memory::facts`] of many keys without runs in progress.
+    pub(crate) fn facts_of(&mut self, keys: &[KeyId], facts: &mut FactColumns) {
+        if self.base > 0 {
+            self.forget();
+        }
+        for index in &self.lasting {
+            let column = &mut self.columns[*index as usize];
+            if column.has_facts() {
+                column.facts_of(keys, facts.another());
+            }
         }
     }
 

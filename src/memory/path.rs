@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use timely_agents_operators::fact::{KeyWriter, What};
+use timely_agents_operators::fact::{FactColumn, KeyWriter, What};
 use timely_agents_operators::keys::KeyId;
 
 use super::Place;
@@ -294,6 +294,16 @@ impl Column for PathColumn {
                 Some(value) => facts.put_bytes(&what, &encode(&path, value)),
                 None => facts.retire(&what),
             }
+        }
+    }
+
+    fn has_facts(&self) -> bool {
+        !self.stale.is_empty()
+    }
+
+    fn facts_of(&mut self, keys: &[KeyId], facts: &mut FactColumn) {
+        for key in keys {
+            facts.key(|facts| self.facts(*key, &[], facts));
         }
     }
 

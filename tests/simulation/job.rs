@@ -650,10 +650,10 @@ impl<T: SimTime> Job<T> {
     /// The oldest block of a worker becomes durable.
     pub(crate) fn persist(&mut self, at: usize) -> Outcome {
         let Generation { workers, logs, component, processes, acks, .. } = self.running();
-        let Some(Block { time, count, bytes, .. }) = workers[at].blocks.pop_front() else { return Ok(()) };
-        let (epoch, component) = (time.epoch(), *component);
-        let digests = digest(component, epoch, &bytes).map_err(|error| error.to_string())?;
-        let block = Block { time: epoch, times: Vec::new(), count, bytes };
+        let Some(block) = workers[at].blocks.pop_front() else { return Ok(()) };
+        let (epoch, component) = (block.time.epoch(), *component);
+        let digests = digest(component, epoch, &block.bytes()).map_err(|error| error.to_string())?;
+        let block = block.at(epoch);
         let (tell, told) = channel();
         let done = Box::new(move |position| {
             // Whoever waits is still there.

@@ -173,7 +173,10 @@ fn write(writer: &mut SnapshotWriter, component: u32, group: u32, epoch: u64, ke
     let mut block = BlockWriter::default();
     let mut put = |block: &mut BlockWriter<u64>| {
         let mut written = Ok(());
-        block.finish(true, &mut |block| written = writer.put(component, group, &block));
+        block.finish(true, &mut |mut block| {
+            block.arrange();
+            written = writer.put(component, group, &block);
+        });
         written
     };
     for (key, facts) in keys {

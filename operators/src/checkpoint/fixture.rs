@@ -62,7 +62,7 @@ fn write(dir: &Path, compression: Compression) {
         let facts = inputs(epoch);
         let facts: Vec<_> = facts.iter().map(|(group, key, value)| (*group, key.as_str(), value.as_deref())).collect();
         let block = block(epoch, &facts);
-        let digests = digest(0, epoch, &block.bytes).unwrap();
+        let digests = digest(0, epoch, &block.bytes()).unwrap();
         let (tell, told) = channel();
         log.append(Record::Facts { component: 0, block }, Box::new(move |position| tell.send(position).unwrap()));
         let position = told.recv().unwrap();

@@ -105,7 +105,8 @@ impl Log {
         let _ = self.to_writer.send(Queued::Record(record, done));
     }
 
-    /// Hands over facts of the component of that number. Their digests are made on the log's thread too.
+    /// Hands over facts of the component of that number. They are put in order on the log's thread, and their
+    /// digests are made there.
     pub fn append_facts(&self, component: u32, block: Block<u64>, done: DoneFacts) {
         let _ = self.to_writer.send(Queued::Facts(component, block, done));
     }
@@ -145,9 +146,10 @@ impl Writer {
                         record::write(&mut bytes, &record, self.options.compression);
                         done
                     }
-                    Queued::Facts(component, block, done) => {
+                    Queued::Facts(component, mut block, done) => {
+                        block.arrange();
                         record::write_facts(&mut bytes, component, &block, self.options.compression);
-                        let digests = digest(component, block.time, &block.bytes)
+                        let digests = digest(component, block.time, &block.bytes())
                             .unwrap_or_else(|error| panic!("a sealed block: {error}"));
                         Box::new(move |position| done(position, digests))
                     }

@@ -172,21 +172,22 @@ pub(crate) fn write_head(out: &mut Vec<u8>, head: &Head) {
 }
 
 pub(crate) fn write_facts(out: &mut Vec<u8>, component: u32, block: &Block<u64>, compression: Compression) {
+    let bytes = &*block.bytes();
     frame(out, FACTS, |out| {
         out.extend_from_slice(&component.to_le_bytes());
         out.extend_from_slice(&block.time.to_le_bytes());
         out.extend_from_slice(&block.count.to_le_bytes());
         if compression == Compression::Lz4 {
-            let compressed = lz4_flex::block::compress(&block.bytes);
-            if compressed.len() + 4 < block.bytes.len() {
+            let compressed = lz4_flex::block::compress(bytes);
+            if compressed.len() + 4 < bytes.len() {
                 out.push(COMPRESSED);
-                out.extend_from_slice(&(block.bytes.len() as u32).to_le_bytes());
+                out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
                 out.extend_from_slice(&compressed);
                 return;
             }
         }
         out.push(0);
-        out.extend_from_slice(&block.bytes);
+        out.extend_from_slice(bytes);
     });
 }
 
@@ -318,7 +319,7 @@ pub(crate) mod tests {
         }
         let mut made = None;
         writer.finish(true, &mut |block| made = Some(block));
-        made.unwrap_or(Block { time: epoch, times: Vec::new(), count: 0, bytes: Vec::new() })
+        made.unwrap_or_else(|| Block::empty(epoch))
     }
 
     fn samples() -> Vec<Vec<u8>> {
@@ -337,7 +338,7 @@ pub(crate) mod tests {
         for facts in &all[1..3] {
             let (RecordRef::Facts(facts), _) = read(facts).unwrap() else { panic!() };
             assert_eq!((facts.component, facts.epoch, facts.count), (4, 7, 2));
-            assert_eq!(facts.block().unwrap(), block.bytes);
+            assert_eq!(facts.block().unwrap(), block.bytes());
         }
         assert!(all[2].len() < all[1].len());
         let RecordRef::Note(read_note) = read(&all[3]).unwrap().0 else { panic!() };
@@ -372,11 +373,12 @@ pub(crate) mod tests {
 
     #[test]
     fn a_digest_changes_with_all_that_it_covers() {
-        let facts = block(7, &[(1, "a", Some("1")), (2, "b", None)]).bytes;
+        let facts = block(7, &[(1, "a", Some("1")), (2, "b", None)]).bytes().into_owned();
         let digests = digest(4, 7, &facts).unwrap();
         assert_eq!(digests.iter().map(|(group, _)| *group).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(digests[0].1, 1_325_631_684_826_105_888, "digests are stored, so they stay as they are");
-        for other in [digest(5, 7, &facts), digest(4, 8, &facts), digest(4, 7, &block(7, &[(1, "a", Some("2"))]).bytes)]
+        for other in
+            [digest(5, 7, &facts), digest(4, 8, &facts), digest(4, 7, &block(7, &[(1, "a", Some("2"))]).bytes())]
         {
             assert_ne!(other.unwrap()[0].1, digests[0].1);
         }

@@ -94,7 +94,7 @@ impl SnapshotWriter {
         let offset = self.written + self.waiting.len() as u64;
         record::write_facts(&mut self.waiting, component, block, self.compression);
         let length = self.written + self.waiting.len() as u64 - offset;
-        let digest = record::digest(component, block.time, &block.bytes)
+        let digest = record::digest(component, block.time, &block.bytes())
             .map_err(|error| Error::damaged(self.store.describe(&self.name), offset, error.to_string()))?;
         let digest = digest.iter().fold(0u64, |sum, (_, digest)| sum.wrapping_add(*digest));
         match self.index.entries.last_mut() {

@@ -44,17 +44,17 @@ pub fn persist<'scope, T: EpochTime>(
         let mut waiting: VecDeque<Capability<T>> = VecDeque::new();
         move |_| {
             input.for_each(|capability, blocks| {
-                for Block { time, count, bytes, .. } in blocks.drain(..) {
-                    let epoch = time.epoch();
+                for block in blocks.drain(..) {
+                    let epoch = block.time.epoch();
                     if epoch < resume {
                         continue;
                     }
                     waiting.push_back(capability.retain(0));
-                    let (replies, written, length) = (replies.clone(), backlog.clone(), bytes.len());
+                    let (replies, written, length) = (replies.clone(), backlog.clone(), block.len());
                     backlog.add(length);
                     log.append_facts(
                         component,
-                        Block { time: epoch, times: Vec::new(), count, bytes },
+                        block.at(epoch),
                         Box::new(move |position, digests| {
                             written.remove(length);
                             replies.push(Ack::Facts { component, position, digests });

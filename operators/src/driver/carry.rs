@@ -12,12 +12,14 @@
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
+use super::encoder::Source;
 use super::mailbox::{Mailbox, Waiting};
 use super::notes::Notes;
 use super::scheduled::Scheduled;
+use super::seal::Seal;
 use super::{ActiveRun, Arrived, Driver, Emission, KeyState};
 use crate::behavior::Behavior;
-use crate::fact::{KeyWriter, What};
+use crate::fact::{FactColumns, KeyWriter, What};
 use crate::keys::KeyId;
 use crate::slab::Slab;
 use crate::time::EpochTime;
@@ -153,13 +155,16 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     }
 
     fn encode(&mut self, key: KeyId, epoch: u64) {
-        let Driver { seal, behavior, states, runs, carried, scheduled, notes, .. } = self;
-        if let Some(seal) = seal {
-            seal.encode(key, epoch, |facts| {
-                let unfinished = carried.as_mut().map(|carried| (carried, scheduled, notes.as_deref_mut()));
-                write(behavior, states, runs, unfinished, key, facts);
-            });
+        if let Some((seal, mut durable)) = self.sealing() {
+            seal.encode(key, epoch, &mut durable);
         }
+    }
+
+    /// What seals, if facts are wanted, and what of.
+    pub(super) fn sealing(&mut self) -> Option<Sealing<'_, T, B>> {
+        let Driver { seal, behavior, states, runs, carried, scheduled, notes, .. } = self;
+        let (carried, notes) = (carried.as_mut(), notes.as_deref_mut());
+        seal.as_mut().map(|seal| (seal, Durable { behavior, states, runs, carried, scheduled, notes }))
     }
 
     /// Something of `key` that is durable has changed at `time`.
@@ -194,28 +199,42 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     }
 }
 
-/// What is unfinished, where it is carried, and notes of it.
-pub(super) type Unfinished<'a, T, I> = (&'a mut Carried, &'a mut Scheduled<T>, Option<&'a mut Notes<T, I>>);
+/// What seals, and what of.
+pub(super) type Sealing<'d, T, B> = (&'d mut Seal<T, <B as Behavior>::Key>, Durable<'d, T, B>);
 
-/// Writes all that has changed of a key.
-pub(super) fn write<T: EpochTime, B: Behavior>(
-    behavior: &mut B,
-    states: &mut [KeyState<T, B::Input>],
-    runs: &mut Slab<ActiveRun<T, B::Run>>,
-    unfinished: Option<Unfinished<'_, T, B::Input>>,
-    key: KeyId,
-    facts: &mut KeyWriter,
-) {
-    let state = &mut states[key.index()];
-    facts.put_number(&What::Sequence, state.sequence);
-    match unfinished {
-        Some((carried, scheduled, notes)) => {
-            carried.facts(behavior, state, runs, key, facts);
-            scheduled.facts(key, facts);
-            if let Some(notes) = notes {
+/// All that is durable of keys.
+pub(super) struct Durable<'d, T, B: Behavior> {
+    behavior: &'d mut B,
+    states: &'d mut [KeyState<T, B::Input>],
+    runs: &'d mut Slab<ActiveRun<T, B::Run>>,
+    carried: Option<&'d mut Carried>,
+    scheduled: &'d mut Scheduled<T>,
+    notes: Option<&'d mut Notes<T, B::Input>>,
+}
+
+impl<T: EpochTime, B: Behavior> Source for Durable<'_, T, B> {
+    #[inline]
+    fn row(&mut self, key: KeyId, facts: &mut KeyWriter) {
+        let state = &mut self.states[key.index()];
+        facts.put_number(&What::Sequence, state.sequence);
+        if let Some(carried) = &mut self.carried {
+            carried.facts(self.behavior, state, self.runs, key, facts);
+            self.scheduled.facts(key, facts);
+            if let Some(notes) = &mut self.notes {
                 notes.facts(key, state.mailbox.is_some(), facts);
             }
         }
-        None => behavior.facts(key, None, facts),
+    }
+
+    fn touch(&self, keys: &[KeyId]) {
+        let begun = keys.iter().filter(|key| self.states[key.index()].sequence > 0).count();
+        std::hint::black_box(begun);
+    }
+
+    fn columns(&mut self, keys: &[KeyId], columns: &mut FactColumns) {
+        // A key's run in progress decides what is left out of its facts: those are written key by key.
+        if self.carried.is_none() {
+            self.behavior.facts_of(keys, columns);
+        }
     }
 }

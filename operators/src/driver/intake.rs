@@ -166,19 +166,22 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         K: Sink<T, E::Item, B::Tagged>,
     {
         let Some(seal) = &self.seal else { return };
-        let older = seal.has_older(time);
-        if self.index.len() > CACHED_KEYS {
-            seal.touch(ids);
-        }
-        for id in ids {
-            // No run of such a key is in flight, and its next one is of this epoch.
-            if self.states[id.index()].mailbox.is_none() {
-                if older {
-                    self.before_run(*id, time, sink);
-                }
-                self.changed(*id, time);
+        let mut fresh = std::mem::take(&mut self.fresh);
+        fresh.clear();
+        fresh.extend_from_slice(ids);
+        let n = seal.not_noted(&mut fresh, time);
+        fresh.truncate(n);
+        // A key without a mailbox has no run in flight, and its next one is of this epoch.
+        fresh.retain(|id| self.states[id.index()].mailbox.is_none());
+        if let Some((seal, mut durable)) = self.sealing() {
+            if seal.has_older(time) {
+                seal.encode_older(&fresh, time, &mut durable, &mut |block| sink.facts(block));
+            }
+            for id in &fresh {
+                seal.changed(*id, time);
             }
         }
+        self.fresh = fresh;
     }
 
     /// Whether changes are noted when runs of a batch start: not where runs in progress are facts, which change more often

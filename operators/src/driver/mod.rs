@@ -24,6 +24,7 @@
 mod begun;
 mod calls;
 mod carry;
+mod encoder;
 mod intake;
 mod mailbox;
 mod notes;
@@ -33,6 +34,7 @@ mod scheduled;
 mod seal;
 mod shape;
 mod signals;
+mod tags;
 mod view;
 
 use std::borrow::Cow;
@@ -53,7 +55,7 @@ pub use self::shape::{Bare, ByRef, Emission, Intake, Paired, WithKey};
 use self::signals::Signals;
 use crate::behavior::{Behavior, CallJob, CallStart, Failure, Opening, Progress, RunHead, Sequence, TimerStart, Work};
 use crate::completion::{CallRef, Completion, CompletionQueue};
-use crate::fact::{Block, KeyWriter};
+use crate::fact::Block;
 use crate::group::KeyGroups;
 use crate::keys::{KeyId, KeyIndex};
 use crate::limits::Limits;
@@ -228,6 +230,8 @@ pub struct Driver<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> {
     /// Whether open work has changed since the least times of facts were asked for.
     work_changed: bool,
     ids: Vec<KeyId>,
+    /// Those of a part whose changes are not noted.
+    fresh: Vec<KeyId>,
     waiting_bytes: usize,
     ahead_bytes: usize,
     stats: RunStats,
@@ -291,6 +295,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             work_changed: false,
             index,
             ids: Vec::new(),
+            fresh: Vec::new(),
             waiting_bytes: 0,
             ahead_bytes: 0,
             stats: RunStats::default(),
@@ -760,14 +765,10 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     where
         K: Sink<T, E::Item, B::Tagged>,
     {
-        let Driver { seal, behavior, states, runs, carried, scheduled, notes, open, epoch, .. } = self;
-        let Some(seal) = seal else { return false };
-        let is_over = |e: u64| epoch.is_none_or(|now| e < now) && open.least_epoch().is_none_or(|least| e < least);
-        let write = |key: KeyId, facts: &mut KeyWriter| {
-            let unfinished = carried.as_mut().map(|carried| (carried, &mut *scheduled, notes.as_deref_mut()));
-            carry::write(behavior, states, runs, unfinished, key, facts);
-        };
-        seal.close(write, is_over, &mut |block| sink.facts(block))
+        let (epoch, least) = (self.epoch, self.open.least_epoch());
+        let is_over = |e: u64| epoch.is_none_or(|now| e < now) && least.is_none_or(|least| e < least);
+        let Some((seal, mut durable)) = self.sealing() else { return false };
+        seal.close(&mut durable, is_over, &mut |block| sink.facts(block))
     }
 
     #[cold]

@@ -4,8 +4,10 @@
 //! memory is never kept in two versions. Facts that are encoded are final, and leave as blocks of about [`SLICE`] keys:
 //! an activation seals at most one slice, so that no worker stands still over a large epoch.
 //!
-//! Which epoch a key has changes of is one byte by key, which most runs only look at. Keys are sealed in order of their
-//! ids, in which all that is known of them lies side by side: of many by a walk over those bytes, of few from a list.
+//! Which epoch a key has changes of is four bits by key, which most runs only look at. Keys are sealed in order of their
+//! ids, in which all that is known of them lies side by side: of many by a walk over those bits, of few from a list.
+//!
+//! Not here: how a key's changes are encoded (`encoder`).
 //!
 //! # Invariants
 //! - A changed key is encoded once per epoch, and before a run of a later epoch touches it. So it has changes of one epoch
@@ -13,12 +15,14 @@
 //! - Facts of a time go out while a capability for it is held: changed times count as open for the port until the last
 //!   block of their epoch has left.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use crate::fact::{Block, BlockWriter, KeyWriter, What, append};
+use super::encoder::{Encoder, Source};
+use super::tags::{BEYOND, CLEAN, Tag, Tags};
+use crate::fact::{Block, BlockWriter};
 use crate::group::KeyGroups;
 use crate::keys::{Key, KeyId, SharedKeys};
 use crate::open_work::OpenWork;
@@ -31,23 +35,16 @@ const SLICE_BYTES: usize = 1 << 20;
 /// The keys of an epoch are listed while they are at most one in so many, and a slice.
 const LISTED: usize = 64;
 
-/// So many keys are found, and then encoded, at a time; tags are looked at so many at a time.
+/// So many keys are found at a time.
 const GATHERED: usize = 512;
-const TAGS: usize = 64;
-
-/// Which epoch a key has changes of, as one byte.
-type Tag = u8;
-/// It has none.
-const CLEAN: Tag = 0;
-/// It is one of so many unsealed epochs that there was no byte left for it: `Seal::beyond` has it.
-const BEYOND: Tag = Tag::MAX;
 
 pub(super) struct Seal<T, K> {
     /// By key: the epoch of which it has changes that are not encoded yet.
-    since: Vec<Tag>,
+    since: Tags,
+    /// Those of keys that are beyond tags.
     beyond: HashMap<KeyId, u64, FixedState>,
     /// By tag: the epoch that has it, if one does.
-    tags: Vec<Option<u64>>,
+    tags: [Option<u64>; BEYOND as usize],
     /// Epochs with changes, ascending.
     unsealed: VecDeque<Unsealed<T>>,
     /// The first time of the newest of them, and its tag, if it has one to itself.
@@ -57,37 +54,27 @@ pub(super) struct Seal<T, K> {
     open: OpenWork<T>,
     /// Times of records that are not durable yet: no commit passes them either.
     pub(super) unrecorded: OpenWork<T>,
-    /// The least of them, while they are looked at.
+    /// Keys of earlier epochs, while they are looked for.
+    older: Vec<KeyId>,
+    /// The least of the open times, while they are looked at.
     least: Vec<T>,
     /// A writer that has nothing to write.
     spare: BlockWriter<T>,
 }
 
-/// What is known of keys and their changes.
-struct Encoder<T, K> {
-    keys: SharedKeys<K>,
-    key_groups: KeyGroups,
-    /// By key: its group, once it was asked for.
-    groups: Vec<u32>,
-    /// By key: since when its changes are, where that is not the first time of their epoch. Empty while there are no such.
-    times: Vec<Option<T>>,
-    /// By key: notifications that were asked for, by their epochs, or that have come, since the key was last encoded.
-    notifications: HashMap<KeyId, BTreeMap<u64, Option<T>>, FixedState>,
-}
-
 /// An epoch with changes that are not sealed.
-struct Unsealed<T> {
+pub(super) struct Unsealed<T> {
     epoch: u64,
     tag: Tag,
     /// The time of its first change.
-    first: T,
+    pub(super) first: T,
     /// How many keys have changes of it that are not encoded.
-    left: usize,
+    pub(super) left: usize,
     keys: Changed,
     /// While the epoch is being sealed: the keys of all ids before this are encoded.
     from: usize,
     /// Facts that are encoded and have not left.
-    writer: BlockWriter<T>,
+    pub(super) writer: BlockWriter<T>,
 }
 
 /// The keys with changes of an epoch; some may be encoded already.
@@ -98,43 +85,18 @@ enum Changed {
     Many,
 }
 
-/// Puts ids, not before `from`, that have this tag into `ids`, in order: about as many as it has room for. How many.
-fn tagged(since: &[Tag], from: usize, tag: Tag, ids: &mut [KeyId; GATHERED]) -> usize {
-    let mut found = 0;
-    let mut first = from;
-    for tags in since.get(from..).unwrap_or_default().chunks(TAGS) {
-        if found + TAGS > ids.len() {
-            break;
-        }
-        if tags.contains(&tag) {
-            // Without a branch for each: half of them would be guessed wrong.
-            for (n, at) in tags.iter().enumerate() {
-                ids[found] = KeyId((first + n) as u32);
-                found += usize::from(*at == tag);
-            }
-        }
-        first += tags.len();
-    }
-    found
-}
-
 impl<T: EpochTime, K: Key> Seal<T, K> {
     pub(super) fn new(key_groups: KeyGroups, keys: SharedKeys<K>) -> Self {
         Seal {
-            since: Vec::new(),
+            since: Tags::default(),
             beyond: HashMap::default(),
-            tags: vec![None; usize::from(BEYOND)],
+            tags: [None; BEYOND as usize],
             unsealed: VecDeque::new(),
             newest: None,
-            encoder: Encoder {
-                keys,
-                key_groups,
-                groups: Vec::new(),
-                times: Vec::new(),
-                notifications: HashMap::default(),
-            },
+            encoder: Encoder::new(key_groups, keys),
             open: OpenWork::default(),
             unrecorded: OpenWork::default(),
+            older: Vec::new(),
             least: Vec::new(),
             spare: BlockWriter::default(),
         }
@@ -142,30 +104,36 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
 
     /// A key's group and bytes.
     pub(super) fn place(&self, key: KeyId) -> (u32, Vec<u8>) {
-        let keys = self.encoder.keys.borrow();
-        let key = &keys[key.index()];
-        let bytes = postcard::to_allocvec(key).unwrap_or_else(|error| panic!("key {key:?} cannot be encoded: {error}"));
-        (self.encoder.key_groups.of(key), bytes)
+        self.encoder.place(key)
     }
 
     /// A run at `time` has changed what is durable of `key`.
     #[inline]
     pub(super) fn changed(&mut self, key: KeyId, time: &T) {
+        let all = self.since.room();
         if let Some((first, tag)) = &self.newest
             && first == time
-            && self.since.get(key.index()) == Some(tag)
-            && self.encoder.times.is_empty()
+            && self.encoder.is_of_one_time()
+            && key.index() < all
         {
-            return;
+            match self.since.get(key) {
+                before if before == *tag => return,
+                CLEAN => {
+                    if let Some(newest) = self.unsealed.back_mut() {
+                        self.since.replace(key, *tag);
+                        newest.add(key, all);
+                        return;
+                    }
+                }
+                _ => {}
+            }
         }
         self.note(key, time);
     }
 
     fn note(&mut self, key: KeyId, time: &T) {
         let (epoch, id) = (time.epoch(), key.index());
-        if self.since.len() <= id {
-            self.since.resize(self.encoder.keys.borrow().len().max(id + 1), CLEAN);
-        }
+        self.since.admit(self.encoder.keys().max(id + 1));
         let before = self.epoch_of(key);
         debug_assert!(before.is_none_or(|e| e == epoch), "changes of an earlier epoch are encoded before a later run");
         let at = self.find_or_open(time);
@@ -176,11 +144,11 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
             }
             return;
         }
-        self.since[id] = unsealed.tag;
+        self.since.replace(key, unsealed.tag);
         if unsealed.tag == BEYOND {
             self.beyond.insert(key, epoch);
         }
-        unsealed.add(key, self.since.len());
+        unsealed.add(key, self.since.room());
         if *time != unsealed.first {
             self.open.add(time, 1);
         }
@@ -190,7 +158,7 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
     /// The epoch of which `key` has changes that are not encoded.
     #[inline]
     fn epoch_of(&self, key: KeyId) -> Option<u64> {
-        match *self.since.get(key.index())? {
+        match self.since.get(key) {
             CLEAN => None,
             BEYOND => self.beyond.get(&key).copied(),
             tag => self.tags[usize::from(tag)],
@@ -225,15 +193,25 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
         at
     }
 
-    /// Brings what [`Seal::changed`] and [`Seal::older`] look at into the cache.
-    pub(super) fn touch(&self, keys: &[KeyId]) {
-        let changed = keys.iter().filter(|key| self.since.get(key.index()).is_some_and(|tag| *tag != CLEAN)).count();
-        std::hint::black_box(changed);
+    /// Moves those of `keys`, whose runs are at `time`, to the front of which that is not noted yet; how many these are. A key
+    /// may be there twice.
+    pub(super) fn not_noted(&self, keys: &mut [KeyId], time: &T) -> usize {
+        let Some((_, tag)) = self.newest.as_ref().filter(|(first, _)| first == time && self.encoder.is_of_one_time())
+        else {
+            return keys.len();
+        };
+        let mut found = 0;
+        for n in 0..keys.len() {
+            // Without a branch for each: many would be guessed wrong.
+            keys[found] = keys[n];
+            found += usize::from(self.since.get(keys[n]) != *tag);
+        }
+        found
     }
 
     /// A run of `key` at `time` has asked to be told of the end of `epoch`, `at` that time, or is being told.
     pub(super) fn notification(&mut self, key: KeyId, time: &T, epoch: u64, at: Option<T>) {
-        self.encoder.notifications.entry(key).or_default().insert(epoch, at);
+        self.encoder.notification(key, epoch, at);
         self.changed(key, time);
     }
 
@@ -249,13 +227,50 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
         self.epoch_of(key).filter(|before| *before < time.epoch())
     }
 
-    /// Encodes the changes of a key, which are of `epoch`; `write` writes all but notifications.
-    pub(super) fn encode(&mut self, key: KeyId, epoch: u64, write: impl FnOnce(&mut KeyWriter)) {
-        if self.epoch_of(key) == Some(epoch)
-            && let Ok(at) = self.find(epoch)
-        {
+    /// Encodes the changes of a key, which are of `epoch`.
+    pub(super) fn encode(&mut self, key: KeyId, epoch: u64, source: &mut impl Source) {
+        if self.epoch_of(key) == Some(epoch) {
             self.clear(key);
-            self.encoder.encode(&mut self.unsealed[at], key, write);
+            self.encode_cleared(&[key], epoch, source);
+        }
+    }
+
+    /// Encodes those changes of `keys` that are of epochs before that of `time`; blocks that are full leave.
+    pub(super) fn encode_older(
+        &mut self,
+        keys: &[KeyId],
+        time: &T,
+        source: &mut impl Source,
+        each: &mut impl FnMut(Block<T>),
+    ) {
+        let mut older = std::mem::take(&mut self.older);
+        let mut epoch = None;
+        for key in keys {
+            let Some(before) = self.older(*key, time) else { continue };
+            if let Some(last) = epoch.replace(before).filter(|last| *last != before) {
+                self.encode_cleared(&older, last, source);
+                self.ship_full(last, each);
+                older.clear();
+            }
+            // At once, since it may be there twice.
+            self.clear(*key);
+            older.push(*key);
+        }
+        if let Some(last) = epoch {
+            self.encode_cleared(&older, last, source);
+            self.ship_full(last, each);
+        }
+        older.clear();
+        self.older = older;
+    }
+
+    /// Encodes changes of `epoch` of keys that are not known to have them any more.
+    fn encode_cleared(&mut self, mut keys: &[KeyId], epoch: u64, source: &mut impl Source) {
+        let Ok(at) = self.find(epoch) else { return };
+        let unsealed = &mut self.unsealed[at];
+        while !keys.is_empty() {
+            let done = self.encoder.encode(unsealed, keys, source);
+            keys = &keys[done..];
         }
     }
 
@@ -270,19 +285,19 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
     /// Encodes a slice of the least epoch that `is_over` says is over; whether more is left to seal.
     pub(super) fn close(
         &mut self,
-        mut write: impl FnMut(KeyId, &mut KeyWriter),
+        source: &mut impl Source,
         is_over: impl Fn(u64) -> bool,
         each: &mut impl FnMut(Block<T>),
     ) -> bool {
         if self.unsealed.front().is_none_or(|unsealed| !is_over(unsealed.epoch)) {
             return false;
         }
-        self.close_over(&mut write, is_over, each)
+        self.close_over(source, is_over, each)
     }
 
     fn close_over(
         &mut self,
-        write: &mut impl FnMut(KeyId, &mut KeyWriter),
+        source: &mut impl Source,
         is_over: impl Fn(u64) -> bool,
         each: &mut impl FnMut(Block<T>),
     ) -> bool {
@@ -302,14 +317,15 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
                 if found == 0 && std::mem::take(&mut unsealed.from) == 0 {
                     break;
                 }
-                for key in ids[..found].iter().copied().take(room) {
-                    room -= 1;
-                    unsealed.from = key.index() + 1;
-                    self.clear(key);
-                    self.encoder.encode(&mut unsealed, key, |facts| write(key, facts));
-                    if unsealed.writer.len() >= full {
-                        break;
+                let mut keys = &ids[..found.min(room)];
+                while !keys.is_empty() && unsealed.writer.len() < full {
+                    let done = self.encoder.encode(&mut unsealed, keys, source);
+                    for key in &keys[..done] {
+                        self.clear(*key);
+                        unsealed.from = key.index() + 1;
                     }
+                    room -= done;
+                    keys = &keys[done..];
                 }
             }
             self.sealed(unsealed, each);
@@ -320,7 +336,7 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
     /// Puts the next keys, in order of ids, with changes of the epoch into `ids`; how many.
     fn gather(&self, unsealed: &mut Unsealed<T>, ids: &mut [KeyId; GATHERED]) -> usize {
         match &mut unsealed.keys {
-            Changed::Many => tagged(&self.since, unsealed.from, unsealed.tag, ids),
+            Changed::Many => self.since.find(unsealed.from, unsealed.tag, ids),
             Changed::Listed { keys, sorted } => {
                 if !std::mem::replace(sorted, true) {
                     keys.sort_unstable();
@@ -336,7 +352,7 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
     /// The key has no changes from here on that are not encoded.
     #[inline]
     fn clear(&mut self, key: KeyId) {
-        if std::mem::replace(&mut self.since[key.index()], CLEAN) == BEYOND {
+        if self.since.replace(key, CLEAN) == BEYOND {
             self.beyond.remove(&key);
         }
     }
@@ -351,7 +367,7 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
         }
         if self.unsealed.is_empty() {
             self.newest = None;
-            self.encoder.times = Vec::new();
+            self.encoder.forget_times();
         }
     }
 
@@ -405,77 +421,32 @@ impl<T: EpochTime> Unsealed<T> {
     }
 }
 
-impl<T: EpochTime, K: Key> Encoder<T, K> {
-    /// The changes of the key of that id, which had none, are since `time`; `first` is the first time of the epoch.
-    #[inline]
-    fn since(&mut self, id: usize, time: &T, first: &T) {
-        if *time != *first || !self.times.is_empty() {
-            self.set_time(id, time, first);
-        }
-    }
-
-    fn set_time(&mut self, id: usize, time: &T, first: &T) {
-        if self.times.len() <= id {
-            self.times.resize(self.keys.borrow().len().max(id + 1), None);
-        }
-        self.times[id] = (time != first).then(|| time.clone());
-    }
-
-    /// The key of that id has changed again, at `time`.
-    fn later(&mut self, id: usize, time: &T, first: &T) {
-        let before = self.times.get(id).and_then(Option::as_ref).unwrap_or(first);
-        if !time.less_equal(before) {
-            let both = before.after_both(time);
-            self.set_time(id, &both, first);
-        }
-    }
-
-    /// Encodes the changes of a key of an epoch; `write` writes all but notifications.
-    #[inline]
-    fn encode(&mut self, unsealed: &mut Unsealed<T>, key: KeyId, write: impl FnOnce(&mut KeyWriter)) {
-        let id = key.index();
-        unsealed.left -= 1;
-        let keys = self.keys.borrow();
-        if self.groups.len() <= id {
-            self.groups.resize(keys.len(), u32::MAX);
-        }
-        let (group, key_groups) = (&mut self.groups[id], self.key_groups);
-        if *group == u32::MAX {
-            *group = key_groups.of(&keys[id]);
-        }
-        let time = self.times.get(id).and_then(Option::as_ref).unwrap_or(&unsealed.first);
-        // By reference: what was made just before would have to wait until it can be moved.
-        let notifications = &mut self.notifications;
-        let encode = |bytes: &mut Vec<u8>| {
-            let key = &keys[id];
-            append(bytes, key).unwrap_or_else(|error| panic!("key {key:?} cannot be encoded: {error}"));
-        };
-        unsealed.writer.key(*group, time, encode, |facts| {
-            if !notifications.is_empty()
-                && let Some(notified) = notifications.remove(&key)
-            {
-                put_notifications(notified, facts);
-            }
-            write(facts);
-        });
-    }
-}
-
-fn put_notifications<T: EpochTime>(notified: BTreeMap<u64, Option<T>>, facts: &mut KeyWriter) {
-    for (epoch, at) in notified {
-        let what = What::Notification(epoch);
-        match at {
-            Some(at) => facts.put(&what, &at).unwrap_or_else(|e| panic!("{at:?} cannot be encoded: {e}")),
-            None => facts.retire(&what),
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 mod tests {
     use super::*;
+    use crate::fact::{FactColumns, KeyWriter, What};
     use crate::keys::KeyIndex;
+
+    /// Writes the same for each key, in a column.
+    struct Each<F>(F);
+
+    impl<F: FnMut(KeyId, &mut KeyWriter)> Source for Each<F> {
+        fn row(&mut self, _: KeyId, _: &mut KeyWriter) {}
+
+        fn touch(&self, _: &[KeyId]) {}
+
+        fn columns(&mut self, keys: &[KeyId], columns: &mut FactColumns) {
+            let column = columns.another();
+            for key in keys {
+                column.key(|facts| self.0(*key, facts));
+            }
+        }
+    }
+
+    fn retired() -> impl Source {
+        Each(|_, facts: &mut KeyWriter| facts.retire(&What::Sequence))
+    }
 
     fn seal(keys: u64) -> Seal<u64, u64> {
         let mut index = KeyIndex::default();
@@ -492,7 +463,7 @@ mod tests {
         while more {
             let mut blocks = Vec::new();
             more = seal.close(
-                |key, facts| facts.put_number(&What::Sequence, u64::from(key.0)),
+                &mut Each(|key: KeyId, facts: &mut KeyWriter| facts.put_number(&What::Sequence, u64::from(key.0))),
                 |epoch| epoch < over,
                 &mut |block| blocks.push(block),
             );
@@ -535,7 +506,7 @@ mod tests {
         (0..1000).for_each(|key| seal.changed(KeyId(key), &5));
         for key in [7, 999, 0] {
             assert_eq!((seal.older(KeyId(key), &6), seal.older(KeyId(key), &5)), (Some(5), None));
-            seal.encode(KeyId(key), 5, |facts| facts.retire(&What::Sequence));
+            seal.encode(KeyId(key), 5, &mut retired());
             assert_eq!(seal.older(KeyId(key), &6), None);
             seal.changed(KeyId(key), &6);
         }
@@ -543,11 +514,27 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_are_needed_again_together_are_encoded_once() {
+        let mut seal = seal(1000);
+        (0..1000).for_each(|key| seal.changed(KeyId(key), &(4 + u64::from(key % 2))));
+        let keys: Vec<_> = (10..16).chain(10..16).map(KeyId).collect();
+        let mut found = keys.clone();
+        let n = seal.not_noted(&mut found, &5);
+        assert_eq!(found[..n], [10, 12, 14, 10, 12, 14].map(KeyId), "the others have changed at that time");
+        seal.encode_older(&keys, &6, &mut retired(), &mut |_| {});
+        for key in &keys {
+            seal.changed(*key, &6);
+        }
+        let of = |rest: u64| (0..1000).filter(|key| key % 2 == rest).collect::<Vec<u64>>();
+        assert_eq!(sealed(&mut seal, 7).0, [(4, of(0)), (5, of(1)), (6, (10..16).collect())]);
+    }
+
+    #[test]
     fn more_epochs_than_tags_can_be_open() {
         let mut seal = seal(1000);
         (0..1000).for_each(|key| seal.changed(KeyId(key), &u64::from(key)));
         assert_eq!(seal.older(KeyId(900), &1000), Some(900));
-        seal.encode(KeyId(900), 900, |facts| facts.retire(&What::Sequence));
+        seal.encode(KeyId(900), 900, &mut retired());
         seal.changed(KeyId(900), &1000);
         let all: Vec<(u64, Vec<u64>)> = (0..1000).map(|key| (key, vec![key])).chain([(1000, vec![900])]).collect();
         assert_eq!(sealed(&mut seal, 1001).0, all);
@@ -560,7 +547,8 @@ mod tests {
         (0..64).for_each(|key| seal.changed(KeyId(key), &0));
         let value = vec![7; SLICE_BYTES / 4];
         let (mut slices, mut blocks) = (1, 0);
-        while seal.close(|_, facts| facts.put_bytes(&What::Row, &value), |_| true, &mut |_| blocks += 1) {
+        let mut source = Each(|_, facts: &mut KeyWriter| facts.put_bytes(&What::Row, &value));
+        while seal.close(&mut source, |_| true, &mut |_| blocks += 1) {
             slices += 1;
         }
         assert_eq!((slices, blocks), (16, 16));

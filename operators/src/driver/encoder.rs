@@ -1,0 +1,165 @@
+//! Encodes the changes of keys: many at a time, thing by thing, so that little is done by key and value beside the encoding.
+//!
+//! # Invariants
+//! - So many keys are encoded at a time that what they come to is small beside a slice of a seal, as far as those before
+//!   them tell.
+
+use std::collections::BTreeMap;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+use super::seal::Unsealed;
+use crate::fact::{FactColumns, KeyWriter, What, append};
+use crate::group::KeyGroups;
+use crate::keys::{Key, KeyId, SharedKeys};
+use crate::time::EpochTime;
+
+/// At most so many keys are encoded at a time.
+const TOGETHER: usize = 128;
+/// Fewer, where they come to more bytes than these.
+const TOGETHER_BYTES: usize = 1 << 14;
+
+/// What knows the facts of keys. Those of a key are its row, and then its pieces of columns.
+pub(super) trait Source {
+    /// Writes the row of a key. Comes after the columns of all keys of its batch.
+    fn row(&mut self, key: KeyId, facts: &mut KeyWriter);
+    /// Brings what rows look at into the cache, all at once rather than one by one.
+    fn touch(&self, keys: &[KeyId]);
+    /// Writes columns of keys, which differ.
+    fn columns(&mut self, keys: &[KeyId], columns: &mut FactColumns);
+}
+
+/// What is known of keys and their changes.
+pub(super) struct Encoder<T, K> {
+    keys: SharedKeys<K>,
+    key_groups: KeyGroups,
+    /// By key: its group, once it was asked for.
+    groups: Vec<u32>,
+    /// By key: since when its changes are, where that is not the first time of their epoch. Empty while there are no such.
+    times: Vec<Option<T>>,
+    /// By key: notifications that were asked for, by their epochs, or that have come, since the key was last encoded.
+    notifications: HashMap<KeyId, BTreeMap<u64, Option<T>>, FixedState>,
+    /// How many keys are encoded at a time.
+    together: usize,
+    columns: FactColumns,
+}
+
+impl<T: EpochTime, K: Key> Encoder<T, K> {
+    pub(super) fn new(key_groups: KeyGroups, keys: SharedKeys<K>) -> Self {
+        Encoder {
+            keys,
+            key_groups,
+            groups: Vec::new(),
+            times: Vec::new(),
+            notifications: HashMap::default(),
+            together: 1,
+            columns: FactColumns::default(),
+        }
+    }
+
+    /// How many keys there are.
+    pub(super) fn keys(&self) -> usize {
+        self.keys.borrow().len()
+    }
+
+    /// A key's group and bytes.
+    pub(super) fn place(&self, key: KeyId) -> (u32, Vec<u8>) {
+        let key = &self.keys.borrow()[key.index()];
+        let bytes = postcard::to_allocvec(key).unwrap_or_else(|error| panic!("key {key:?} cannot be encoded: {error}"));
+        (self.key_groups.of(key), bytes)
+    }
+
+    /// Whether all changes are since the first times of their epochs.
+    #[inline]
+    pub(super) fn is_of_one_time(&self) -> bool {
+        self.times.is_empty()
+    }
+
+    /// There are no changes of any key.
+    pub(super) fn forget_times(&mut self) {
+        self.times = Vec::new();
+    }
+
+    /// `key` has asked to be told of the end of `epoch`, `at` that time, or is being told.
+    pub(super) fn notification(&mut self, key: KeyId, epoch: u64, at: Option<T>) {
+        self.notifications.entry(key).or_default().insert(epoch, at);
+    }
+
+    /// The changes of the key of that id, which had none, are since `time`; `first` is the first time of the epoch.
+    #[inline]
+    pub(super) fn since(&mut self, id: usize, time: &T, first: &T) {
+        if *time != *first || !self.times.is_empty() {
+            self.set_time(id, time, first);
+        }
+    }
+
+    fn set_time(&mut self, id: usize, time: &T, first: &T) {
+        if self.times.len() <= id {
+            self.times.resize(self.keys.borrow().len().max(id + 1), None);
+        }
+        self.times[id] = (time != first).then(|| time.clone());
+    }
+
+    /// The key of that id has changed again, at `time`.
+    pub(super) fn later(&mut self, id: usize, time: &T, first: &T) {
+        let before = self.times.get(id).and_then(Option::as_ref).unwrap_or(first);
+        if !time.less_equal(before) {
+            let both = before.after_both(time);
+            self.set_time(id, &both, first);
+        }
+    }
+
+    /// Encodes the changes, of an epoch, of the first of `keys`, as many as are encoded at a time; how many these are.
+    pub(super) fn encode(&mut self, unsealed: &mut Unsealed<T>, keys: &[KeyId], source: &mut impl Source) -> usize {
+        let Encoder { keys: all, key_groups, groups, times, notifications, together, columns } = self;
+        let all = all.borrow();
+        if groups.len() < all.len() {
+            groups.resize(all.len(), u32::MAX);
+        }
+        let ids = &keys[..keys.len().min(*together)];
+        source.touch(ids);
+        // The misses of what is looked at below overlap.
+        let known = ids.iter().filter(|id| groups[id.index()] != u32::MAX).count();
+        std::hint::black_box(known);
+        columns.begin();
+        source.columns(ids, columns);
+        let before = unsealed.writer.len();
+        for (n, id) in ids.iter().enumerate() {
+            let key = &all[id.index()];
+            let group = &mut groups[id.index()];
+            if *group == u32::MAX {
+                *group = key_groups.of(key);
+            }
+            let time = times.get(id.index()).and_then(Option::as_ref).unwrap_or(&unsealed.first);
+            let encode = |bytes: &mut Vec<u8>| {
+                append(bytes, key).unwrap_or_else(|error| panic!("key {key:?} cannot be encoded: {error}"));
+            };
+            unsealed.writer.key(*group, time, encode, |facts| {
+                if !notifications.is_empty()
+                    && let Some(notified) = notifications.remove(id)
+                {
+                    put_notifications(notified, facts);
+                }
+                source.row(*id, facts);
+                columns.copy(n, facts);
+            });
+        }
+        unsealed.left -= ids.len();
+        if ids.len() == *together {
+            let few = unsealed.writer.len() - before <= TOGETHER_BYTES;
+            *together = if few { (*together * 2).min(TOGETHER) } else { (*together / 2).max(1) };
+        }
+        ids.len()
+    }
+}
+
+fn put_notifications<T: EpochTime>(notified: BTreeMap<u64, Option<T>>, facts: &mut KeyWriter) {
+    for (epoch, at) in notified {
+        let what = What::Notification(epoch);
+        match at {
+            Some(at) => facts.put(&what, &at).unwrap_or_else(|e| panic!("{at:?} cannot be encoded: {e}")),
+            None => facts.retire(&what),
+        }
+    }
+}
