@@ -222,14 +222,15 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                     } else {
                         core.begin_step();
                     }
-                    let result = quiet::catch(|| body(&input, &ctx));
-                    if !matches!(result, Ok(Ok(()))) || core.common.attention.get() {
-                        break 'run Some((i, result));
+                    match quiet::catch(|| body(&input, &ctx)) {
+                        Ok(Ok(())) if !core.common.attention.get() => {}
+                        Ok(Ok(())) => break 'run Some((i, publish(&core, &ctx.task).err())),
+                        failed => break 'run Some((i, Some(undo_failed(&core, failed)))),
                     }
                 }
                 None
             };
-            let Some((i, result)) = left else {
+            let Some((i, failed)) = left else {
                 core.memory.borrow_mut().end_inline_run(key);
                 begun.is_over(key, sequence, input, |input| self.digest(input));
                 simple += 1;
@@ -239,7 +240,15 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             after_simple = false;
             begun.begins(key, sequence, || self.digest(&input));
             (head.key, head.sequence) = (key, sequence);
-            let progress = self.leave_batch(&plan, &core, head, input, (i, result), fuel);
+            let stats = &mut self.opened().1.stats;
+            for step in &steps[..i + usize::from(failed.is_none())] {
+                stats[step.action as usize].finished += 1;
+            }
+            let progress = match failed {
+                Some(message) => self.direct_failed(head, input, i, message, fuel),
+                None if i + 1 < steps.len() => self.start_direct(head, input, i + 1, fuel),
+                None => self.direct_over(&plan, &core, head, input, fuel),
+            };
             if !matches!(progress, Progress::Done) || self.wants_control() {
                 last = Some(progress);
                 break;
@@ -251,29 +260,6 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             stats[step.action as usize].finished += simple;
         }
         (simple + ended, last)
-    }
-
-    /// Drives a run on whose action number `i` has left it one that is not simple.
-    fn leave_batch(
-        &mut self,
-        plan: &Inner<I, O>,
-        core: &Rc<Core<O>>,
-        head: &RunHead,
-        input: I,
-        (i, result): (usize, StepResult),
-        fuel: &mut u32,
-    ) -> Progress<Box<Run<O>>> {
-        let open = self.opened().1;
-        let finished = end_step(core, &open.ctx.task, result);
-        let actions = plan.program.triggers(INPUT);
-        for action in &actions[..i + usize::from(finished.is_ok())] {
-            open.stats[*action as usize].finished += 1;
-        }
-        match finished {
-            Err(message) => self.direct_failed(head, input, i, message, fuel),
-            Ok(()) if i + 1 < actions.len() => self.start_direct(head, input, i + 1, fuel),
-            Ok(()) => self.direct_over(plan, core, head, input, fuel),
-        }
     }
 }
 
@@ -296,21 +282,20 @@ impl<'a, I, O> Step<'a, I, O> {
 /// Runs the body of a task that does not wait, and commits or undoes its step; what went wrong, as text.
 #[inline]
 fn take_step<O>(core: &Core<O>, task: &TaskCell, body: impl FnOnce() -> Result<(), Error>) -> Result<(), String> {
-    end_step(core, task, quiet::catch(body))
+    match quiet::catch(body) {
+        Ok(Ok(())) => {}
+        failed => return Err(undo_failed(core, failed)),
+    }
+    if core.common.attention.get() { publish(core, task) } else { Ok(()) }
 }
 
-/// Commits or undoes a step; what went wrong, as text.
+/// Commits a step that has done more than write memory and output, or undoes it; what went wrong, as text.
 #[inline]
-fn end_step<O>(core: &Core<O>, task: &TaskCell, result: StepResult) -> Result<(), String> {
-    if !matches!(result, Ok(Ok(()))) {
-        return Err(undo_failed(core, result));
+fn publish<O>(core: &Core<O>, task: &TaskCell) -> Result<(), String> {
+    if core.has_fault() {
+        return Err(undo_failed(core, Ok(Ok(()))));
     }
-    if core.common.attention.get() {
-        if core.has_fault() {
-            return Err(undo_failed(core, Ok(Ok(()))));
-        }
-        core.publish_step(task);
-    }
+    core.publish_step(task);
     Ok(())
 }
 
