@@ -369,13 +369,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             // The job was stopped by this before: it is tried again.
             Verdict::Stop(_) if run.noting.as_ref().is_some_and(|noting| noting.has_failed(name)) => {
                 let mut failed = failed;
-                let before = Name { attempt: attempt - 1, ..name };
-                if run.noting.as_ref().is_some_and(|noting| noting.has_failed(before)) {
-                    // What its last turn was given was not why.
-                    failed.memo.forget_all();
-                } else {
-                    failed.memo.forget_last_turn();
-                }
+                failed.memo.forget_last_turn();
                 self.retry_later(run, head, failed, Duration::ZERO);
                 None
             }

@@ -42,13 +42,8 @@ impl Memo {
         if self.values.len() > self.marked {
             self.values.truncate(self.marked);
         } else {
-            self.forget_all();
+            self.values.clear();
         }
-    }
-
-    /// Nothing is remembered: anything may be why it failed.
-    pub(crate) fn forget_all(&mut self) {
-        self.values.clear();
     }
 
     /// Takes note of what calls were given by the journal's account.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use futures::future::join;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use timely_agents::testing::Harness;
@@ -314,48 +313,5 @@ fn failure_that_an_action_meets_a_turn_later_is_asked_for_again_at_the_next_star
     test.run();
     test.pass(Duration::from_secs(1));
     assert_eq!(values(&mut test), ["5"]);
-    finish(&mut test);
-}
-
-/// The failure of one of two joined calls, which is met when the other ends.
-#[test]
-fn failure_of_a_joined_call_is_asked_for_again_after_it_has_failed_twice() {
-    let mut agent = Agent::<Pair, String>::new("asking");
-    agent.on_input_async("ask", async |(_, i), ctx| {
-        let bad = ctx.durable("bad", *i, async |_| Ok::<u32, String>(1));
-        let good = ctx.durable("good", *i, async |_| 2u32);
-        let (bad, good) = join(bad, good).await;
-        ctx.output(format!("{} {}", bad?.map_err(Error::new)?, good?));
-        Ok(())
-    });
-    let plan = agent.build().unwrap();
-    // What the calls end with, the bad one first, unless their ends are noted; what each start asks for anew.
-    let start = |generation: u64, notes: &[Note], bad: Result<u32, String>| {
-        let test: Test<String> = Harness::new(&plan, |pair: &Pair| pair.0).unwrap();
-        let mut test = test.journaled(generation, notes).unwrap().restored_by(0, |_| Ok(())).unwrap();
-        test.push(0, (7, 1));
-        test.run();
-        let mut made = Vec::new();
-        while let Some(call) = test.calls().first().cloned() {
-            made.push(call.name.clone());
-            match &*call.name {
-                "bad" => test.complete_with(call.id, &bad),
-                _ => test.complete_with(call.id, &2u32),
-            }
-            test.run();
-        }
-        (test, made)
-    };
-    let refused = || Err("refused".to_owned());
-    let mut notes = Vec::new();
-    for (generation, asked) in [(1, &["bad", "good"][..]), (2, &["good"]), (3, &["bad", "good"])] {
-        let (test, made) = start(generation, &notes, refused());
-        assert_eq!(test.failure().map(|failure| &*failure.message), Some("refused"), "start {generation}");
-        assert_eq!(made, asked, "start {generation}");
-        notes.extend(test.notes().iter().cloned());
-    }
-    let (mut test, made) = start(4, &notes, Ok(1));
-    assert_eq!((test.failure(), made), (None, vec!["bad".to_owned(), "good".to_owned()]));
-    assert_eq!(values(&mut test), ["1 2"]);
     finish(&mut test);
 }
