@@ -18,7 +18,7 @@ fn job() -> Job {
     job.option("--open-epochs", &4);
     job.option("--advisor-latency", &5);
     // A slow disk: otherwise an epoch is committed almost as soon as it is staged.
-    job.launch = job.launch.with("FAILPOINTS", "commit.manifest.before=pause20");
+    job.launch = job.launch.with("FAILPOINTS", "commit.manifest.before=pause50");
     job
 }
 
@@ -63,7 +63,8 @@ fn random_kills(kills: u64, seed: u64) {
     let mut random = Random(seed);
     let spans = SHAPES.map(|shape| span(&expected, shape));
     let (mut killed, mut in_flight, mut recovering, mut late) = (0, 0, 0, 0);
-    while killed < kills {
+    // Few kills say little of how many find something.
+    while killed < kills || killed - recovering < 10 {
         let job = job();
         let n = random.below(SHAPES.len() as u64) as usize;
         let what = format!("seed {seed}, after {killed} kills, {:?}", SHAPES[n]);
