@@ -14,7 +14,7 @@ use timely_agents_operators::behavior::CallJob;
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
 use timely_agents_operators::hash::mix;
 
-use crate::call::{Call, CallInfo, Durable, Given, Make, Sleep, place, show};
+use crate::call::{Call, CallInfo, Durable, Given, Make, Sleep, SleepEnd, place, show};
 use crate::core::{Core, Queued, TaskCell, next};
 use crate::counter::Counter;
 use crate::error::{Error, NotifyError};
@@ -271,7 +271,7 @@ impl<O> Ctx<O> {
 
     /// Waits for `duration` of the operator's clock; other tasks and keys go on.
     pub fn sleep(&self, duration: Duration) -> Sleep {
-        Sleep::new(&self.core.common, &self.task, duration)
+        Sleep::new(&self.core.common, &self.task, SleepEnd::After(duration))
     }
 
     /// Asks that the key be told when `epoch` is over: closed at the input, and this key's inputs up to it

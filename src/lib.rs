@@ -40,7 +40,7 @@ mod wait;
 
 pub use crate::action::ActionOptions;
 pub use crate::agent::{Agent, Input, Place};
-pub use crate::call::{Call, CallInfo, Durability, Durable, Outcome, Reconciled, Sleep, SleepUntil};
+pub use crate::call::{Call, CallInfo, Durability, Durable, Outcome, Reconciled, Sleep};
 pub use crate::collection::Checkpointed;
 pub use crate::counter::Counter;
 pub use crate::ctx::{Ctx, Paths};

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use timely_agents_operators::completion::{CallResult, CallValue};
 
 use crate::agent::{Agent, Input};
-use crate::call::SleepUntil;
+use crate::call::{Sleep, SleepEnd};
 use crate::core::{Common, Core, TaskCell, next};
 use crate::ctx::Ctx;
 use crate::error::WaitError;
@@ -47,8 +47,8 @@ impl<O> Ctx<O> {
     }
 
     /// Waits until `at`, on the operator's clock; other tasks and keys go on. A time that has passed is over at once.
-    pub fn sleep_until(&self, at: SystemTime) -> SleepUntil {
-        SleepUntil::new(&self.core.common, &self.task, micros(at))
+    pub fn sleep_until(&self, at: SystemTime) -> Sleep {
+        Sleep::new(&self.core.common, &self.task, SleepEnd::At(micros(at)))
     }
 
     /// Sends an event to this run's key at `at`, once, on the operator's clock: it sets off a run of its own, behind what

@@ -26,8 +26,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::completion::{CallFailure, CallRef, CallResult, CompletionQueue};
 use crate::fact::{FactColumns, KeyWriter, What};
 use crate::hash::mix;
@@ -201,7 +199,7 @@ pub struct Opening<K> {
 }
 
 /// The journal of a run, of before a crash.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub struct PastRun {
     /// What it is known by.
     pub journal: u64,

@@ -270,16 +270,25 @@ impl<R> Debug for Call<R> {
     }
 }
 
-/// A pause, made by `Ctx::sleep`. The clock is the operator's; dropping it cancels it.
+/// A pause, made by `Ctx::sleep` or `Ctx::sleep_until`. The clock is the operator's; dropping it cancels it.
 #[must_use = "a sleep begins when it is awaited"]
 pub struct Sleep {
     waits: Waits,
-    duration: Duration,
+    end: SleepEnd,
+}
+
+/// When a pause is over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum SleepEnd {
+    /// So long after it began.
+    After(Duration),
+    /// At a time of day, in microseconds since 1970.
+    At(u64),
 }
 
 impl Sleep {
-    pub(crate) fn new(common: &Rc<Common>, task: &Rc<TaskCell>, duration: Duration) -> Self {
-        Sleep { waits: Waits::new(common, task), duration }
+    pub(crate) fn new(common: &Rc<Common>, task: &Rc<TaskCell>, end: SleepEnd) -> Self {
+        Sleep { waits: Waits::new(common, task), end }
     }
 }
 
@@ -289,7 +298,10 @@ impl Future for Sleep {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         if this.waits.waiting.is_none() {
-            this.waits.pause(this.duration);
+            match this.end {
+                SleepEnd::After(duration) => this.waits.pause(duration),
+                SleepEnd::At(deadline) => this.waits.pause_until(deadline),
+            }
         }
         this.waits.poll(cx).map(|_| ())
     }
@@ -297,37 +309,6 @@ impl Future for Sleep {
 
 impl Debug for Sleep {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sleep").field("duration", &self.duration).finish_non_exhaustive()
-    }
-}
-
-/// A pause that ends at a time of day, made by `Ctx::sleep_until`. The clock is the operator's; dropping it cancels it.
-#[must_use = "a sleep begins when it is awaited"]
-pub struct SleepUntil {
-    waits: Waits,
-    deadline: u64,
-}
-
-impl SleepUntil {
-    pub(crate) fn new(common: &Rc<Common>, task: &Rc<TaskCell>, deadline: u64) -> Self {
-        SleepUntil { waits: Waits::new(common, task), deadline }
-    }
-}
-
-impl Future for SleepUntil {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        if this.waits.waiting.is_none() {
-            this.waits.pause_until(this.deadline);
-        }
-        this.waits.poll(cx).map(|_| ())
-    }
-}
-
-impl Debug for SleepUntil {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SleepUntil").field("deadline", &self.deadline).finish_non_exhaustive()
+        f.debug_struct("Sleep").field("end", &self.end).finish_non_exhaustive()
     }
 }

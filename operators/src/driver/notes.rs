@@ -332,7 +332,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
                 let its = |journal: &Journal| journal.sequence == sequence && journal.digest == digest;
                 if let Some(at) = past.journals.iter().position(its) {
                     let journal = &mut past.journals[at];
-                    (active.digest, journal.begun) = (journal.digest, true);
+                    journal.begun = true;
                     let given = behavior.restore_notes(&active.head, &mut active.run, &journal.run);
                     taken = std::mem::replace(&mut taken, Ok(())).and(given);
                 }
