@@ -137,10 +137,20 @@ fn at_work<R>(dir: &Path, form: (bool, bool), retain: u64, amounts: &[u32], foun
     })
 }
 
-/// Runs orders until all kept checkpoints have them; what was there then.
+/// Runs orders until all kept checkpoints have them and, where journals are retained, the ends of their runs; what was
+/// there then.
 fn finished(dir: &Path, carry: bool, retain: u64, amounts: &[u32]) -> TempDir {
     let before = oldest(dir).unwrap_or(0);
-    let is_over = || oldest(dir).filter(|epoch| *epoch > before + 510).map(drop);
+    let is_over = || {
+        let oldest = oldest(dir).filter(|epoch| *epoch > before + 510)?;
+        if retain > 0 {
+            let outcome = journal(dir, &["--json"]);
+            let newest: Value = serde_json::from_str(&outcome.stdout).ok()?;
+            let ended = newest["epoch"].as_u64().filter(|_| newest["state"] == "over")?;
+            return (newest["sequence"] == amounts.len() && ended < oldest).then_some(());
+        }
+        Some(())
+    };
     at_work(dir, (carry, false), retain, amounts, is_over);
     still(dir)
 }
