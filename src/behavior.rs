@@ -287,8 +287,8 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         if let Some(recorded) = &mut run.recorded {
             recorded.entries.drain(..).for_each(|entry| each(&entry));
             let Some(noting) = &mut run.noting else { return };
-            for (task, ordinal) in noting.take_left() {
-                each(&journal::encode(&Entry::Left { task, ordinal }));
+            for (task, ordinal, asked) in noting.take_left() {
+                each(&journal::encode(&Entry::Left { task, ordinal, asked }));
             }
             for (task, end, at) in noting.take_pending() {
                 each(&journal::encode(&Entry::Given { task, end: end.clone(), at }));

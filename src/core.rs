@@ -30,6 +30,7 @@ use crate::error::Error;
 use crate::event::{Payload, names};
 use crate::follow::Held;
 use crate::journal::{Asked, End, Given, Name, Recorded};
+use crate::left::LeftCall;
 use crate::memory::{Entry, Memory};
 use crate::notes::Noting;
 use crate::plan::Program;
@@ -85,8 +86,8 @@ pub(crate) struct TaskCell {
     pub(crate) calls: RefCell<SmallVec<[CallCell; 1]>>,
     /// In a replay: the waits whose ends are in the journal. They are not begun.
     pub(crate) known: RefCell<Vec<u64>>,
-    /// There, too: the calls that had left, and of whose ends nobody knows.
-    pub(crate) in_doubt: RefCell<Vec<u64>>,
+    /// There, too: the calls that had left.
+    pub(crate) left: RefCell<Vec<LeftCall>>,
     /// What durable calls have given, where the action may be tried again.
     pub(crate) memo: RefCell<Option<Memo>>,
     /// Whether it has waited for signals, and those that it has taken.
@@ -116,7 +117,7 @@ impl TaskCell {
             flushed_before: Cell::new(flushed_before),
             calls: RefCell::default(),
             known: RefCell::default(),
-            in_doubt: RefCell::default(),
+            left: RefCell::default(),
             memo: RefCell::new(memo),
             awaits: Cell::new(false),
             taken: RefCell::default(),

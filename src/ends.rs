@@ -47,11 +47,6 @@ impl Ends {
         self.all.binary_search_by_key(&(task, ordinal), |(task, ordinal, _)| (*task, *ordinal)).ok()
     }
 
-    /// Whether that wait's end is here.
-    pub(crate) fn has(&self, task: Name, ordinal: u64) -> bool {
-        self.find(task, ordinal).is_some_and(|at| self.all[at].2.is_some())
-    }
-
     /// Takes the end of a wait, and the clock.
     pub(crate) fn take(&mut self, task: Name, ordinal: u64) -> Option<Noted> {
         let taken = self.find(task, ordinal).and_then(|at| self.all[at].2.take());
@@ -90,10 +85,10 @@ mod tests {
         ends.sort();
         let all: Vec<_> = ends.iter().map(|(task, end, at)| (task.path, end.ordinal, at)).collect();
         assert_eq!(all, [(1, 3, 40), (1, 9, 20), (2, 7, 30)]);
-        assert!(ends.has(task(2), 7) && !ends.has(task(2), 9));
+        assert!(ends.take(task(2), 9).is_none());
         let taken = ends.take(task(2), 7).map(|(end, at)| (end.given.clone(), at));
         assert_eq!(taken, Some((Ok(Some(vec![3])), 30)));
-        assert!(ends.take(task(2), 7).is_none() && !ends.has(task(2), 7));
+        assert!(ends.take(task(2), 7).is_none());
         let mut others = Ends::default();
         others.push(task(1), end(3, 9), 90);
         others.push(task(2), end(7, 8), 80);

@@ -19,6 +19,7 @@ use crate::agent::Input;
 use crate::behavior::AgentBehavior;
 use crate::core::Core;
 use crate::journal::{End, Name};
+use crate::left::LeftCall;
 use crate::notes::{Note, Noting};
 use crate::policy::Divergence;
 use crate::run::{Run, Task, TaskStart};
@@ -127,8 +128,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         {
             let Note::Turn { task, now, noted, given } = note else {
                 // Actions are named again as they take their turns.
-                if !matches!(note, Note::Action { .. }) {
-                    noting.again(note);
+                match note.left() {
+                    Some((task, left)) => self.follow_left(run, task, &left, note)?,
+                    None if matches!(note, Note::Action { .. }) => {}
+                    None => noting.again(note),
                 }
                 continue;
             };
@@ -150,7 +153,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             let placed = run.tasks[index as usize].as_mut().ok_or("a task that is over takes a turn")?;
             placed.retry = None;
             *placed.cell.known.borrow_mut() = known.get(&task).cloned().unwrap_or_default();
-            *placed.cell.in_doubt.borrow_mut() = noting.in_doubt(task);
+            *placed.cell.left.borrow_mut() = noting.left(task);
             let core = Rc::clone(&self.opened().1.core);
             for (end, noted) in ends {
                 run.give(&core, index, end, noted)?;
@@ -161,6 +164,23 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             }
         }
         Ok(None)
+    }
+
+    /// A call had left: its task has to wait for the same now.
+    fn follow_left(&mut self, run: &mut Run<O>, task: Name, left: &LeftCall, note: Note) -> Result<(), String> {
+        if let (ordinal, Some(asked)) = left {
+            let cell = run.cell_of(task);
+            let same = cell.and_then(|cell| cell.asks_for_left(left));
+            let action = cell.map(|cell| &self.plan.program.action(cell.action.get()).name);
+            same.unwrap_or_else(|| Err(asked.differs(*ordinal, None))).map_err(|message| match action {
+                Some(action) => format!("action {action:?}, {message}"),
+                None => message,
+            })?;
+        }
+        if let Some(noting) = &mut run.noting {
+            noting.leaves_again(note);
+        }
+        Ok(())
     }
 
     /// Noted ends that no turn was given go to their tasks, each when it was noted: what follows from the clock, as a pause
@@ -230,6 +250,7 @@ impl<O> Run<O> {
             format!("action {action:?}, {message}")
         })?;
         task.wake_between(waker);
+        let name_of_task = Name::of(&task.cell);
         if let Some(name) = end.asked.is_signal() {
             if let Some(payload) = Gave::signal(&end.given) {
                 core.common.signals.borrow_mut().owe(core.key(), name, payload);
@@ -241,6 +262,7 @@ impl<O> Run<O> {
             recorded.arrived.push((index, Rc::clone(&end)));
         }
         if let Some(noting) = &mut self.noting {
+            noting.ends(name_of_task, end.ordinal);
             noting.arrives(index, end.ordinal, (!noted).then_some(end));
         }
         Ok(())

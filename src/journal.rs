@@ -17,9 +17,10 @@ use serde::{Deserialize, Serialize};
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
 use timely_agents_operators::encoded::encoded;
 
-use crate::call::{Digests, digest};
+use crate::call::{Digests, digest, place_of};
 use crate::core::{Core, Queued, TaskCell};
 use crate::event::{DynamicEvent, Payload};
+use crate::left::LeftCall;
 use crate::memory::Write;
 use crate::plan::INPUT;
 use crate::record::{Keeping, Puts};
@@ -97,6 +98,18 @@ impl Asked {
 }
 
 impl Asked {
+    /// How a wait at that place, which had asked for this, differs from what is asked for `now`, if anything is.
+    pub(crate) fn differs(&self, ordinal: u64, now: Option<&Asked>) -> String {
+        let place = match place_of(ordinal) {
+            (place, 0) => format!("wait {place}"),
+            (place, number) if number % 2 == 0 => format!("wait {place}, attempt {}", number / 2 + 1),
+            (place, number) => format!("wait {place}, the pause after attempt {}", number / 2 + 1),
+        };
+        let Some(now) = now else { return format!("{place}: it was {self}, and is not made now") };
+        let difference = self.difference(now).map(|difference| format!("; {difference}")).unwrap_or_default();
+        format!("{place}: it was {self}, and is {now} now{difference}")
+    }
+
     /// A signal of that name.
     pub(crate) fn signal(name: &str) -> Self {
         Asked { name: format!("{SIGNAL}{name}"), ..Asked::default() }
@@ -220,8 +233,8 @@ pub(crate) enum Entry {
         /// The version of its code.
         version: u32,
     },
-    /// A call was about to leave, and has not ended.
-    Left {
+    /// A call was about to leave, and has not ended, as older versions wrote it.
+    LeftFrom {
         /// The task.
         task: Name,
         /// Its place among the waits of its task, and its number there.
@@ -238,6 +251,26 @@ pub(crate) enum Entry {
     Kept(Box<Keeping>),
     /// The run has put out more.
     Put(Puts),
+    /// A call was about to leave, and has not ended.
+    Left {
+        /// The task.
+        task: Name,
+        /// Its place among the waits of its task, and its number there.
+        ordinal: u64,
+        /// What it asks for.
+        asked: Rc<Asked>,
+    },
+}
+
+impl Entry {
+    /// The call that was about to leave, if this says so.
+    pub(crate) fn left(&self) -> Option<(Name, LeftCall)> {
+        match self {
+            Entry::LeftFrom { task, ordinal } => Some((*task, (*ordinal, None))),
+            Entry::Left { task, ordinal, asked } => Some((*task, (*ordinal, Some(Rc::clone(asked))))),
+            _ => None,
+        }
+    }
 }
 
 /// The entries that hold.

@@ -21,6 +21,7 @@ pub mod inspect;
 mod job;
 mod journal;
 mod kept;
+mod left;
 mod memory;
 mod notes;
 mod operator;

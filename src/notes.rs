@@ -20,7 +20,8 @@ use timely_agents_operators::completion::{CallFailure, CallRef, CallResult};
 
 use crate::core::TaskCell;
 use crate::ends::Ends;
-use crate::journal::{self, End, Name};
+use crate::journal::{self, Asked, End, Name};
+use crate::left::{LeftCall, LeftCalls};
 use crate::run::Run;
 
 /// One thing that happened.
@@ -35,8 +36,8 @@ pub(crate) enum Note {
         /// The clock.
         at: u64,
     },
-    /// A call is about to leave.
-    Left {
+    /// A call is about to leave, as older versions noted it.
+    LeftFrom {
         /// The task that makes it.
         task: Name,
         /// Its place among the waits of its task.
@@ -65,6 +66,26 @@ pub(crate) enum Note {
         /// The version of its code.
         version: u32,
     },
+    /// A call is about to leave.
+    Left {
+        /// The task that makes it.
+        task: Name,
+        /// Its place among the waits of its task.
+        ordinal: u64,
+        /// What it asks for.
+        asked: Rc<Asked>,
+    },
+}
+
+impl Note {
+    /// The call that is about to leave, if this says so.
+    pub(crate) fn left(&self) -> Option<(Name, LeftCall)> {
+        match self {
+            Note::LeftFrom { task, ordinal } => Some((*task, (*ordinal, None))),
+            Note::Left { task, ordinal, asked } => Some((*task, (*ordinal, Some(Rc::clone(asked))))),
+            _ => None,
+        }
+    }
 }
 
 /// A note as bytes.
@@ -99,7 +120,7 @@ pub(crate) struct Noting {
     /// Noted ends that were not given yet, and whether they are in the run's facts.
     pending: Vec<(Name, Rc<End>, u64, bool)>,
     /// Calls that have left and not ended, and are not in the run's facts.
-    left: Vec<(Name, u64)>,
+    left: Vec<(Name, u64, Rc<Asked>)>,
     /// What the task is called that has failed for good.
     failed: Option<Name>,
     /// The actions that are noted.
@@ -121,8 +142,7 @@ pub(crate) struct Past {
     from: u64,
     /// Noted ends.
     pub(crate) given: Ends,
-    /// Calls that had left.
-    left: BTreeSet<(Name, u64)>,
+    left: LeftCalls,
     /// Tasks that failed, and the job with them.
     failed: BTreeSet<Name>,
 }
@@ -152,11 +172,13 @@ impl Noting {
         }
         let Past { script, given, left, failed, .. } = &mut noting.past;
         for note in script {
+            if let Some((task, call)) = note.left() {
+                left.insert(task, call);
+            }
             match note {
                 Note::Given { task, end, at } => given.push(*task, Rc::clone(end), *at),
-                Note::Left { task, ordinal } => drop(left.insert((*task, *ordinal))),
                 Note::Failed { task } => drop(failed.insert(*task)),
-                Note::Turn { .. } | Note::Action { .. } => {}
+                Note::LeftFrom { .. } | Note::Left { .. } | Note::Turn { .. } | Note::Action { .. } => {}
             }
         }
         given.sort();
@@ -250,10 +272,16 @@ impl Noting {
             return Err(format!("its notes begin at turn {from}, and the checkpoint ends at turn {turns}"));
         }
         let mut turn = *from;
+        let notes = &mut self.notes;
         script.retain(|note| {
             let is_turn = matches!(note, Note::Turn { .. });
             turn += u64::from(is_turn);
-            !is_turn || turn > turns
+            // What left before the last of these turns may have been given up by then.
+            let is_before = turn < turns && note.left().is_some();
+            if is_before {
+                notes.push(note.clone());
+            }
+            !is_before && (!is_turn || turn > turns)
         });
         (self.turns, self.from) = (turns, turns);
         Ok(())
@@ -278,10 +306,9 @@ impl Noting {
         known
     }
 
-    /// The calls of a task that had left, and whose end nobody knows.
-    pub(crate) fn in_doubt(&self, task: Name) -> Vec<u64> {
-        let of_it = self.past.left.range((task, 0)..=(task, u64::MAX));
-        of_it.filter(|(task, ordinal)| !self.past.given.has(*task, *ordinal)).map(|(_, ordinal)| *ordinal).collect()
+    /// The calls of a task that had left.
+    pub(crate) fn left(&self, task: Name) -> Vec<LeftCall> {
+        self.past.left.of(task)
     }
 
     /// Whether the task has failed, and the job with it, before this start.
@@ -330,13 +357,26 @@ impl Noting {
     }
 
     /// Calls that have left and not ended, and are not in the run's facts; they are from here on.
-    pub(crate) fn take_left(&mut self) -> impl Iterator<Item = (Name, u64)> {
+    pub(crate) fn take_left(&mut self) -> impl Iterator<Item = (Name, u64, Rc<Asked>)> {
         self.left.drain(..)
     }
 
     /// A call had left before the checkpoint that the run goes on from.
-    pub(crate) fn has_left(&mut self, task: Name, ordinal: u64) {
-        self.past.left.insert((task, ordinal));
+    pub(crate) fn has_left(&mut self, task: Name, call: LeftCall) {
+        self.past.left.insert(task, call);
+    }
+
+    /// A call had left, and its task waits for it again: it is noted again.
+    pub(crate) fn leaves_again(&mut self, note: Note) {
+        if let Some((task, (ordinal, Some(asked)))) = note.left() {
+            self.left.push((task, ordinal, asked));
+        }
+        self.notes.push(note);
+    }
+
+    /// A wait has ended.
+    pub(crate) fn ends(&mut self, task: Name, ordinal: u64) {
+        self.left.retain(|(of, at, _)| (*of, *at) != (task, ordinal));
     }
 
     /// All since the last note, as a note.
@@ -365,7 +405,7 @@ impl<O> Run<O> {
         wait.noted = true;
         let end = wait.end(journal::copy(result));
         let task = Name::of(&task.cell);
-        noting.left.retain(|left| *left != (task, end.ordinal));
+        noting.ends(task, end.ordinal);
         noting.pending.push((task, Rc::clone(&end), at, false));
         noting.notes.push(Note::Given { task, end, at });
         Some(noting.write(start))
@@ -376,10 +416,11 @@ impl<O> Run<O> {
         let noting = self.noting.as_mut()?;
         let task = self.tasks.get(call.task as usize)?.as_ref()?;
         let calls = task.cell.calls.borrow();
-        let ordinal = calls.iter().find(|wait| wait.call == call.call)?.ordinal;
+        let wait = calls.iter().find(|wait| wait.call == call.call)?;
+        let (ordinal, asked) = (wait.ordinal, wait.asked.clone().unwrap_or_default());
         let task = Name::of(&task.cell);
-        noting.left.push((task, ordinal));
-        noting.notes.push(Note::Left { task, ordinal });
+        noting.left.push((task, ordinal, Rc::clone(&asked)));
+        noting.notes.push(Note::Left { task, ordinal, asked });
         Some(noting.write(start))
     }
 

@@ -150,7 +150,8 @@ impl Entry {
         Some(match self.clone() {
             Entry::Turn { task, now, given } => Note::Turn { task, now, noted: Vec::new(), given },
             Entry::Given { task, end, at } => Note::Given { task, end, at },
-            Entry::Left { task, ordinal } => Note::Left { task, ordinal },
+            Entry::LeftFrom { task, ordinal } => Note::LeftFrom { task, ordinal },
+            Entry::Left { task, ordinal, asked } => Note::Left { task, ordinal, asked },
             Entry::Action { name, version } => Note::Action { name, version },
             _ => return None,
         })

@@ -20,7 +20,7 @@ use timely_agents_operators::keys::Key;
 
 use crate::agent::Input;
 use crate::behavior::AgentBehavior;
-use crate::call::{Memo, place_of};
+use crate::call::Memo;
 use crate::core::{Core, Marks, TaskCell, next};
 use crate::ends::Ends;
 use crate::event::Payload;
@@ -156,9 +156,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                     ends.entry(*task).or_default().push(end.ordinal);
                     noted.push(*task, Rc::clone(end), *at);
                 }
-                Entry::Left { task, ordinal } => {
-                    if let Some(noting) = &mut run.noting {
-                        noting.has_left(*task, *ordinal);
+                Entry::Left { .. } | Entry::LeftFrom { .. } => {
+                    if let (Some(noting), Some((task, call))) = (&mut run.noting, entry.left()) {
+                        noting.has_left(task, call);
                     }
                 }
                 Entry::Step { .. }
@@ -214,8 +214,8 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 let placed = run.tasks[index as usize].as_mut().ok_or("a task that is over takes a turn")?;
                 placed.retry = None;
                 *placed.cell.known.borrow_mut() = way.ends.get(&task).cloned().unwrap_or_default();
-                *placed.cell.in_doubt.borrow_mut() =
-                    run.noting.as_ref().map(|noting| noting.in_doubt(task)).unwrap_or_default();
+                *placed.cell.left.borrow_mut() =
+                    run.noting.as_ref().map(|noting| noting.left(task)).unwrap_or_default();
                 let action = &self.plan.program.action(known.action).name;
                 for end in given {
                     let waker =
@@ -264,11 +264,21 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 known.index = Some(index);
                 self.pause_until(run, index, deadline);
             }
+            Entry::Left { .. } => {
+                // The entry is of the close of an epoch: its action may have given the call up before.
+                if let Some((task, left)) = entry.left()
+                    && let Some(cell) = run.cell_of(task)
+                {
+                    let same = cell.asks_for_left(&left).unwrap_or(Ok(()));
+                    let action = &self.plan.program.action(cell.action.get()).name;
+                    same.map_err(|message| format!("action {action:?}, {message}"))?;
+                }
+            }
             // What was dropped is not among the entries that hold; what is noted comes behind them.
             Entry::Dropped { .. }
             | Entry::Given { .. }
             | Entry::Action { .. }
-            | Entry::Left { .. }
+            | Entry::LeftFrom { .. }
             | Entry::Returned { .. }
             | Entry::Kept(_)
             | Entry::Put(_) => {}
@@ -349,18 +359,12 @@ impl TaskCell {
     pub(crate) fn give(&self, end: &End, noted: bool) -> Result<Option<Waker>, String> {
         let End { ordinal, asked, given, .. } = end;
         let mut calls = self.calls.borrow_mut();
-        let place = || match place_of(*ordinal) {
-            (place, 0) => format!("wait {place}"),
-            (place, number) if number % 2 == 0 => format!("wait {place}, attempt {}", number / 2 + 1),
-            (place, number) => format!("wait {place}, the pause after attempt {}", number / 2 + 1),
-        };
         let Some(wait) = calls.iter_mut().find(|call| call.ordinal == *ordinal) else {
-            return Err(format!("{}: it was {asked}, and is not made now", place()));
+            return Err(asked.differs(*ordinal, None));
         };
         let now = wait.asked.clone().unwrap_or_default();
         if !now.is_same(asked) {
-            let difference = asked.difference(&now).map(|difference| format!("; {difference}")).unwrap_or_default();
-            return Err(format!("{}: it was {asked}, and is {now} now{difference}", place()));
+            return Err(asked.differs(*ordinal, Some(&now)));
         }
         wait.noted = noted;
         wait.result = Some(journal::result(given.clone()));
@@ -373,7 +377,7 @@ impl<O> Run<O> {
     pub(crate) fn forget_known(&self) {
         for task in self.tasks.iter().flatten() {
             task.cell.known.borrow_mut().clear();
-            task.cell.in_doubt.borrow_mut().clear();
+            task.cell.left.borrow_mut().clear();
         }
     }
 }

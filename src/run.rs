@@ -15,7 +15,7 @@ use crate::action::ActionFuture;
 use crate::call::Memo;
 use crate::core::{Queued, TaskCell};
 use crate::event::Payload;
-use crate::journal::{self, Recorded};
+use crate::journal::{self, Name, Recorded};
 use crate::memory::Entry;
 use crate::notes::Noting;
 use crate::record::Keeping;
@@ -87,6 +87,11 @@ impl<O> Run<O> {
         });
         self.tasks[index as usize] = Some(make(index));
         index
+    }
+
+    /// The task of that name, while it is there.
+    pub(crate) fn cell_of(&self, name: Name) -> Option<&Rc<TaskCell>> {
+        self.tasks.iter().flatten().map(|task| &task.cell).find(|cell| Name::of(cell) == name)
     }
 
     /// The task at a place is over.

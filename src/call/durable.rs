@@ -306,7 +306,8 @@ impl<A, F, R> Durable<A, F, R> {
     /// been that the reconciler has found nothing, and then what is to be made of it is still needed.
     fn had_left(&self) -> bool {
         let (task, ordinal) = (&self.waits.task, self.waits.coming_ordinal());
-        task.in_doubt.borrow().contains(&ordinal) || task.known.borrow().contains(&ordinal)
+        let had_left = task.had_left(ordinal, self.asked.as_deref());
+        had_left.unwrap_or_else(|| task.known.borrow().contains(&ordinal))
     }
 
     /// The pause after this attempt, unless it is the last.

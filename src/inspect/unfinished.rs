@@ -48,9 +48,15 @@ pub(super) fn entry(formats: &Formats, bytes: &[u8]) -> Value {
         Ok(Entry::Given { task, end, at }) => {
             json!({"given": {"task": name(task), "now": at, "result": result(&end)}})
         }
-        Ok(Entry::Left { task, ordinal }) => {
+        Ok(entry @ (Entry::Left { .. } | Entry::LeftFrom { .. })) => {
+            let (task, (ordinal, asked)) = entry.left().expect("a call has left");
             let (place, number) = place_of(ordinal);
-            json!({"left": {"task": name(task), "wait": place, "number": number}})
+            let mut shown = json!({"task": name(task), "wait": place, "number": number});
+            if let Some(asked) = asked {
+                shown["call"] = asked.name.clone().into();
+                shown["digest"] = format!("{:016x}", asked.digest).into();
+            }
+            json!({"left": shown})
         }
         Ok(Entry::Dropped { kept }) => json!({"dropped": {"kept": kept}}),
         Ok(Entry::Returned { task, ordinal }) => json!({"returned": {"task": name(task), "wait": ordinal}}),

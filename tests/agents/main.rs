@@ -19,6 +19,7 @@ mod dynamic_events;
 mod ends;
 mod failure;
 mod frontier;
+mod in_doubt;
 mod lifecycle;
 mod limits;
 mod memory;

@@ -10,7 +10,7 @@ use std::fs::OpenOptions;
 use serde::{Deserialize, Serialize};
 use timely_agents::cluster::Failure;
 use timely_agents::prelude::*;
-use timely_agents::{Error, Plan, Reconciled, execute_with};
+use timely_agents::{Divergence, Error, Plan, Reconciled, execute_with};
 
 use crate::flights::{Committed, committed};
 use crate::process::{Cluster, Job, Launch, ONE, Shape, TWO_WORKERS, number, wait_for};
@@ -72,7 +72,7 @@ fn make(ask: &Ask, what: &str) -> u64 {
     enter(ask, true, what).unwrap_or_else(|error| panic!("{error}"))
 }
 
-async fn hang(ask: Ask) -> u64 {
+async fn hang((ask, _): (Ask, &'static str)) -> u64 {
     let life = make(&ask, "hang");
     if programs::variant("CRASH_HANGS").is_some() && ask.n == 0 {
         std::future::pending::<()>().await;
@@ -96,8 +96,11 @@ async fn stumble(ask: Ask) -> Result<u64, Refused> {
 
 fn plan() -> Result<Plan<Ask, String>, Failure> {
     let is = |name: &str| programs::variant(name).is_some();
-    let (reconciled, changed) = (is("CRASH_RECONCILE"), is("CRASH_CHANGED"));
+    let (reconciled, changed, doubted) = (is("CRASH_RECONCILE"), is("CRASH_CHANGED"), is("CRASH_DOUBTED"));
     let mut agent = Agent::<Ask, String>::new("asking");
+    if is("CRASH_LENIENT") {
+        agent.divergence(Divergence::Lenient);
+    }
     if is("CRASH_CARRY") {
         agent.carry();
     }
@@ -123,8 +126,9 @@ fn plan() -> Result<Plan<Ask, String>, Failure> {
         };
         ctx.send(Told { ask: ask.clone(), what: "late".into() });
         let stumbled = ctx.durable("stumble", ask.clone(), stumble).await??;
-        let last = ctx.durable("hang", ask.clone(), hang);
-        let last = if reconciled { last.reconcile(|ask, _| async move { find(&ask) }).await? } else { last.await? };
+        let last = ctx.durable("hang", (ask.clone(), if doubted { "other" } else { "same" }), hang);
+        let find = |(ask, _), _| async move { find(&ask) };
+        let last = if reconciled { last.reconcile(find).await? } else { last.await? };
         // Another attempt has counted what the first one flushed.
         let run = ctx.get(seen).unwrap_or(0);
         ctx.output(format!("{} {} ask {run} {value} {unit:?} {none:?} {refused} {stumbled} {last}", ask.key, ask.n));
@@ -395,6 +399,33 @@ fn call_with_other_arguments_is_found_out_by_the_next_process() {
         assert_eq!(outcome.stderr.matches("arguments of digest").count(), 2, "both: {}", outcome.stderr);
         assert_eq!(job.made(2), [], "{variants:?}: nothing is called");
         job.start(ONE, &[]).assert_success("with the arguments that it had");
+        job.assert_complete();
+    }
+}
+
+/// W15, of a call that was under way: where its start is noted, as for a reconciler.
+#[test]
+fn other_arguments_of_a_call_in_doubt_are_found_out_by_the_next_process() {
+    let doubted = ("CRASH_DOUBTED", "1");
+    for variants in [&["CRASH_RECONCILE"][..], &["CRASH_RECONCILE", "CRASH_CARRY"]] {
+        let mut job = Asking::new(variants);
+        job.hangs().kill();
+        let outcome = job.start(ONE, &[doubted]).finish().remove(0);
+        outcome.assert_failed(&["action \"ask\", wait 5: it was call \"hang\" with arguments", "number 1"]);
+        assert_eq!(outcome.stderr.matches("arguments of digest").count(), 2, "both: {}", outcome.stderr);
+        let hung = job.made(2).into_iter().filter(|(_, n, what)| (*n, &**what) == (0, "hang")).count();
+        assert_eq!(hung, 0, "{variants:?}: it is not made, and its ledger is not asked");
+        job.start(ONE, &[]).assert_success("with the arguments that it had");
+        assert!(!job.made(3).iter().any(|(_, n, what)| (*n, &**what) == (0, "hang")), "{variants:?}: it is found");
+        job.assert_complete();
+    }
+    // A lenient run makes it anew, and does not ask what has become of it; without a reconciler nothing is noted that differs.
+    for variants in [&["CRASH_RECONCILE", "CRASH_LENIENT"][..], &[]] {
+        let mut job = Asking::new(variants);
+        job.hangs().kill();
+        job.start(ONE, &[doubted]).assert_success("with other arguments");
+        let hung: Vec<_> = job.made(2).into_iter().filter(|(_, _, what)| what == "hang").collect();
+        assert_eq!(hung, expected(0..2, &["hang"]), "{variants:?}");
         job.assert_complete();
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::journal::{self, End, Entry, Name, Sent};
+use crate::left::LeftCall;
 use crate::memory::Write;
 use crate::notes::{Body, Note};
 
@@ -17,7 +18,7 @@ pub(super) enum Happened {
     /// A task failed and starts again.
     Again { task: Name, deadline: u64 },
     /// A call was about to leave.
-    Left { task: Name, ordinal: u64 },
+    Left { task: Name, call: LeftCall },
     /// A call ended, by this clock.
     Ended { task: Name, end: Rc<End>, at: u64 },
     /// A task failed, and the job with it.
@@ -67,7 +68,8 @@ pub(super) fn of_entries(entries: &[&[u8]], into: &mut Happenings) -> Result<(),
             Entry::Step { task, writes, sent, over } => Happened::Step { task, writes, sent, over },
             Entry::Again { task, deadline, .. } => Happened::Again { task, deadline },
             Entry::Given { task, end, at } => Happened::Ended { task, end, at },
-            Entry::Left { task, ordinal } => Happened::Left { task, ordinal },
+            Entry::LeftFrom { task, ordinal } => Happened::Left { task, call: (ordinal, None) },
+            Entry::Left { task, ordinal, asked } => Happened::Left { task, call: (ordinal, Some(asked)) },
             Entry::Action { name, version } => Happened::Action { name, version },
             Entry::Dropped { .. } | Entry::Returned { .. } | Entry::Kept(_) | Entry::Put(_) => continue,
         });
@@ -117,7 +119,8 @@ pub(super) fn of_notes(bodies: Vec<Body>, into: &mut Happenings) {
                     Happened::Turn { task, now, given: noted.chain(its.into_iter().map(Ok)).collect() }
                 }
                 Note::Given { task, end, at } => Happened::Ended { task, end, at },
-                Note::Left { task, ordinal } => Happened::Left { task, ordinal },
+                Note::LeftFrom { task, ordinal } => Happened::Left { task, call: (ordinal, None) },
+                Note::Left { task, ordinal, asked } => Happened::Left { task, call: (ordinal, Some(asked)) },
                 Note::Failed { task } => Happened::Failed { task },
                 Note::Action { name, version } => {
                     let known =

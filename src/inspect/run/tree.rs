@@ -13,7 +13,7 @@ use super::happened::{Happened, Happenings};
 use crate::behavior::ROOT;
 use crate::call::place_of;
 use crate::format::hex;
-use crate::journal::{self, End};
+use crate::journal::{self, Asked, End};
 use crate::wait::Gave;
 
 /// Events that a task has sent, at most, among which tasks of its own are looked for.
@@ -75,7 +75,7 @@ pub struct Attempt {
 pub struct Wait {
     /// Its place among the waits of its task.
     pub wait: u32,
-    /// `call`, `signal`, `sleep`; nothing where no end is known.
+    /// `call`, `signal`, `sleep`; nothing where neither its start nor its end is known.
     pub kind: Option<&'static str>,
     /// The name of the call or signal.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,8 +152,20 @@ struct Growing {
     attempts: BTreeMap<u32, OfAttempt>,
 }
 
-/// What is shown of a try, and its end if that is known.
-type Tried = (Try, Option<Rc<End>>);
+/// What is shown of a try; what it asked for and its end, if these are known.
+#[derive(Default)]
+struct Tried {
+    made: Try,
+    asked: Option<Rc<Asked>>,
+    end: Option<Rc<End>>,
+}
+
+impl Tried {
+    fn ends(&mut self, end: Rc<End>) {
+        self.asked = Some(Rc::clone(&end.asked));
+        self.end = Some(end);
+    }
+}
 
 #[derive(Default)]
 struct OfAttempt {
@@ -241,10 +253,10 @@ impl OfAttempt {
                         Ok(end) => end.ordinal,
                         Err(ordinal) => *ordinal,
                     };
-                    let (made, known) = self.tries.entry(place_of(ordinal)).or_default();
-                    made.given = Some(now);
+                    let tried = self.tries.entry(place_of(ordinal)).or_default();
+                    tried.made.given = Some(now);
                     if let Ok(end) = end {
-                        *known = Some(end);
+                        tried.ends(end);
                     }
                 }
             }
@@ -261,16 +273,17 @@ impl OfAttempt {
                 }
             }
             Happened::Again { deadline, .. } => shown.next_attempt = Some(deadline),
-            Happened::Left { ordinal, .. } => {
-                let (made, _) = self.tries.entry(place_of(ordinal)).or_default();
-                made.left = true;
+            Happened::Left { call: (ordinal, asked), .. } => {
+                let tried = self.tries.entry(place_of(ordinal)).or_default();
+                tried.made.left = true;
                 // It left in the turn before.
-                made.asked = made.asked.or_else(|| Some(shown.began?.saturating_add(shown.took?)));
+                tried.made.asked = tried.made.asked.or_else(|| Some(shown.began?.saturating_add(shown.took?)));
+                tried.asked = tried.asked.take().or(asked);
             }
             Happened::Ended { end, at, .. } => {
-                let (made, known) = self.tries.entry(place_of(end.ordinal)).or_default();
-                made.ended = Some(at);
-                *known = Some(end);
+                let tried = self.tries.entry(place_of(end.ordinal)).or_default();
+                tried.made.ended = Some(at);
+                tried.ends(end);
             }
             Happened::Failed { .. } => self.failed = true,
             Happened::Action { .. } => {}
@@ -285,7 +298,7 @@ impl OfAttempt {
             () if self.over || ended => "over",
             () => "in progress",
         };
-        for ((place, number), (mut made, end)) in self.tries {
+        for ((place, number), Tried { mut made, asked, end }) in self.tries {
             made.attempt = number / 2 + 1;
             made.pause = number % 2 == 1;
             if let Some(end) = &end {
@@ -299,8 +312,8 @@ impl OfAttempt {
                 waits.push(Wait { wait: place, kind, name, digest, arguments, tries: Vec::new() });
             }
             if let Some(wait) = waits.last_mut() {
-                if let Some(end) = end.filter(|_| !made.pause) {
-                    wait.name(&end);
+                if let Some(asked) = asked.filter(|_| !made.pause) {
+                    wait.name(&asked);
                 }
                 wait.tries.push(made);
             }
@@ -310,8 +323,7 @@ impl OfAttempt {
 }
 
 impl Wait {
-    fn name(&mut self, end: &End) {
-        let asked = &end.asked;
+    fn name(&mut self, asked: &Asked) {
         if let Some(signal) = asked.is_signal() {
             (self.kind, self.name) = (Some("signal"), Some(signal.to_owned()));
         } else if asked.name.is_empty() && !asked.is_durable() {
