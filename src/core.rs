@@ -197,6 +197,8 @@ pub(crate) struct Common {
     records: Cell<bool>,
     /// Whether ends of calls are noted.
     pub(crate) notes: Cell<bool>,
+    /// Whether the active run goes through what was recorded before this start.
+    pub(crate) retraces: Cell<bool>,
     /// While a run follows its notes: what it asked for of waits whose ends are known.
     pub(crate) held: RefCell<Option<Held>>,
     pub(crate) signals: RefCell<Signals>,
@@ -220,6 +222,7 @@ impl Common {
             call_timeout,
             records: Cell::new(false),
             notes: Cell::new(false),
+            retraces: Cell::new(false),
             held: RefCell::default(),
             signals: RefCell::default(),
             returned: RefCell::default(),

@@ -18,6 +18,7 @@ use timely_agents_operators::keys::{Key, KeyId};
 use timely_agents_operators::quiet::{self, Panic};
 
 use crate::action::{Body, Form};
+use crate::afresh::Again;
 use crate::agent::Input;
 use crate::behavior::{AgentBehavior, ROOT};
 use crate::core::{Core, Queued, TaskCell};
@@ -125,7 +126,8 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 let mut run = self.keep_direct(input, i);
                 self.took_turn(triggers);
                 let event = Rc::clone(run.input.as_ref().expect("just put"));
-                self.retry_later(&mut run, head, TaskStart::first(index, event, mix(ROOT, u64::from(index))), pause);
+                let start = TaskStart::first(index, event, mix(ROOT, u64::from(index)));
+                self.retry_later(&mut run, head, start, pause, Again::Plain);
                 self.drive(head, run, fuel)
             }
         }
@@ -174,7 +176,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                         core.staged.borrow_mut().queue.push_front(queued);
                         let mut run = self.promote(Some(Rc::new(input)));
                         self.took_turn(triggers.len());
-                        self.retry_later(&mut run, head, TaskStart::first(index, event, path), pause);
+                        self.retry_later(&mut run, head, TaskStart::first(index, event, path), pause, Again::Plain);
                         return self.drive(head, run, fuel);
                     }
                 }

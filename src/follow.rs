@@ -87,10 +87,12 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let known = run.noting.as_ref().map(|noting| noting.known()).unwrap_or_default();
         let core = Rc::clone(&self.opened().1.core);
         *core.common.held.borrow_mut() = Some(Held::default());
+        core.common.retraces.set(true);
         let followed = match self.follow_notes(head, run, &known) {
             Ok(None) => self.follow_ends(head, run),
             other => other,
         };
+        core.common.retraces.set(false);
         core.common.head.now.set(now);
         run.forget_known();
         let held = core.common.held.take().unwrap_or_default();

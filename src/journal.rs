@@ -260,6 +260,17 @@ pub(crate) enum Entry {
         /// What it asks for.
         asked: Rc<Asked>,
     },
+    /// A task has failed and stopped the job, and starts again.
+    Afresh {
+        /// The task.
+        task: Name,
+        /// How many of its steps are finished.
+        flushed: u32,
+        /// When.
+        deadline: u64,
+        /// The places of the calls whose results it is not given again.
+        asks: Vec<u32>,
+    },
 }
 
 impl Entry {

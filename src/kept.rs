@@ -18,6 +18,7 @@ use timely_agents_operators::keys::{Key, KeyId};
 use timely_agents_operators::quiet::{self, Panic};
 
 use crate::action::{Body, Form};
+use crate::afresh::Again;
 use crate::agent::Input;
 use crate::behavior::AgentBehavior;
 use crate::core::{Core, TaskCell};
@@ -232,9 +233,10 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let core = &self.opened().1.core;
         let queue = core.queue.clone();
         let TaskStart { action, event, path, attempt, flushed, memo } = start;
-        let failed = run.noting.as_ref().is_some_and(|noting| noting.has_failed(Name { path, attempt }));
+        // What goes its former way may have failed then.
+        let follows = core.common.retraces.get();
         // A later attempt keeps what earlier ones were given, whatever it is made for.
-        let again = matches!(core.program.action(action).options.policy, Policy::Retry(_)) || failed || attempt > 1;
+        let again = matches!(core.program.action(action).options.policy, Policy::Retry(_)) || follows || attempt > 1;
         run.place(|index| {
             let fired = TaskWaker::new(queue, head.token, index);
             Task {
@@ -251,13 +253,23 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
     }
 
     /// Places the next attempt of a task, which starts after a pause.
-    pub(crate) fn retry_later(&mut self, run: &mut Run<O>, head: &RunHead, failed: TaskStart, pause: Duration) {
+    pub(crate) fn retry_later(
+        &mut self,
+        run: &mut Run<O>,
+        head: &RunHead,
+        failed: TaskStart,
+        pause: Duration,
+        again: Again,
+    ) {
         let task = Name { path: failed.path, attempt: failed.attempt };
         let flushed = failed.flushed;
         let index = self.place_task(run, head, failed.again());
         let deadline = self.opened().1.core.common.head.now.get().saturating_add(pause.as_micros() as u64);
         if let Some(recorded) = &mut *self.opened().1.core.recorded.borrow_mut() {
-            recorded.push(&Entry::Again { task, flushed, deadline });
+            recorded.push(&match again {
+                Again::Plain => Entry::Again { task, flushed, deadline },
+                Again::Afresh(asks) => Entry::Afresh { task, flushed, deadline, asks },
+            });
         }
         self.pause_until(run, index, deadline);
     }
@@ -347,7 +359,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         &mut self,
         run: &mut Run<O>,
         head: &RunHead,
-        failed: TaskStart,
+        mut failed: TaskStart,
         message: String,
     ) -> Option<Progress<()>> {
         let (index, attempt) = (failed.action, failed.attempt);
@@ -366,14 +378,12 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 }
                 None
             }
-            // The job was stopped by this before: it is tried again.
-            Verdict::Stop(_) if run.noting.as_ref().is_some_and(|noting| noting.has_failed(name)) => {
-                let mut failed = failed;
-                failed.memo.forget_last_turn();
-                self.retry_later(run, head, failed, Duration::ZERO);
-                None
-            }
             Verdict::Stop(failure) => {
+                if let Some(again) = open.core.tries_afresh(run, name, &mut failed.memo, &message) {
+                    open.core.common.signals.borrow_mut().give_back_failing(head.key);
+                    self.retry_later(run, head, failed, Duration::ZERO, again);
+                    return None;
+                }
                 if let Some(noting) = &mut run.noting {
                     noting.fails(name);
                 }
@@ -381,7 +391,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             }
             Verdict::Again { pause } => {
                 open.core.common.signals.borrow_mut().give_back_failing(head.key);
-                self.retry_later(run, head, failed, pause);
+                self.retry_later(run, head, failed, pause, Again::Plain);
                 None
             }
             Verdict::Dead => {

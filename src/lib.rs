@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod afresh;
 mod agent;
 mod behavior;
 mod call;

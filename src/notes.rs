@@ -11,7 +11,7 @@
 //!   starts noted of it no longer counts then.
 //! - What is noted and was not given yet is in the run's facts too: a note is let go of when its epoch is committed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
@@ -54,7 +54,8 @@ pub(crate) enum Note {
         /// Other waits that were over by then.
         given: Vec<Rc<End>>,
     },
-    /// A task has failed, and the job with it.
+    /// A task has failed, and the job with it, as older versions noted it: the next attempt is not given what the last turn
+    /// was.
     Failed {
         /// The task.
         task: Name,
@@ -75,6 +76,19 @@ pub(crate) enum Note {
         /// What it asks for.
         asked: Rc<Asked>,
     },
+    /// A task has failed, and the job with it: the next attempt asks again for what it may have failed of.
+    Stopped {
+        /// The task.
+        task: Name,
+    },
+}
+
+/// A task has failed, and the job with it, before this start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// In an older version.
+    Formerly,
+    Now,
 }
 
 impl Note {
@@ -144,7 +158,7 @@ pub(crate) struct Past {
     pub(crate) given: Ends,
     left: LeftCalls,
     /// Tasks that failed, and the job with them.
-    failed: BTreeSet<Name>,
+    failed: BTreeMap<Name, Stopped>,
 }
 
 impl Noting {
@@ -177,7 +191,8 @@ impl Noting {
             }
             match note {
                 Note::Given { task, end, at } => given.push(*task, Rc::clone(end), *at),
-                Note::Failed { task } => drop(failed.insert(*task)),
+                Note::Failed { task } => drop(failed.insert(*task, Stopped::Formerly)),
+                Note::Stopped { task } => drop(failed.insert(*task, Stopped::Now)),
                 Note::LeftFrom { .. } | Note::Left { .. } | Note::Turn { .. } | Note::Action { .. } => {}
             }
         }
@@ -312,8 +327,13 @@ impl Noting {
     }
 
     /// Whether the task has failed, and the job with it, before this start.
-    pub(crate) fn has_failed(&self, task: Name) -> bool {
-        self.past.failed.contains(&task)
+    pub(crate) fn has_failed(&self, task: Name) -> Option<Stopped> {
+        self.past.failed.get(&task).copied()
+    }
+
+    /// Whether the task has more turns to follow.
+    pub(crate) fn goes_on(&self, task: Name) -> bool {
+        self.past.script.iter().any(|note| matches!(note, Note::Turn { task: of, .. } if *of == task))
     }
 
     /// The task fails the job.
@@ -432,7 +452,7 @@ impl<O> Run<O> {
         if !noting.is_noted {
             return None;
         }
-        noting.notes.push(Note::Failed { task });
+        noting.notes.push(Note::Stopped { task });
         Some(noting.write(start))
     }
 }

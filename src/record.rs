@@ -153,6 +153,7 @@ impl Entry {
             Entry::LeftFrom { task, ordinal } => Note::LeftFrom { task, ordinal },
             Entry::Left { task, ordinal, asked } => Note::Left { task, ordinal, asked },
             Entry::Action { name, version } => Note::Action { name, version },
+            Entry::Afresh { task, .. } => Note::Stopped { task },
             _ => return None,
         })
     }

@@ -78,10 +78,12 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         let core = Rc::clone(&self.opened().1.core);
         let entries = core.recorded.borrow_mut().as_mut().map(|recorded| std::mem::take(&mut recorded.replay));
         core.replaying.set(true);
+        core.common.retraces.set(true);
         let now = core.common.head.now.get();
         let replayed = self.replay_or_leave(head, run, entries.unwrap_or_default());
         core.common.head.now.set(now);
         core.replaying.set(false);
+        core.common.retraces.set(false);
         if run.noting.as_ref().is_none_or(|noting| !noting.has_past()) {
             run.forget_known();
         }
@@ -163,6 +165,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 }
                 Entry::Step { .. }
                 | Entry::Again { .. }
+                | Entry::Afresh { .. }
                 | Entry::Dropped { .. }
                 | Entry::Action { .. }
                 | Entry::Returned { .. }
@@ -244,25 +247,19 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                 }
             }
             Entry::Again { task, flushed, deadline } => {
-                let known = way.tasks.get_mut(&task.path).ok_or("a task starts again that did not start")?;
-                let policy = &self.plan.program.action(known.action).options.policy;
-                if !matches!(policy, Policy::Retry(retry) if task.attempt < retry.attempts)
-                    && let Some(memo) = way.memos.get_mut(&task.path)
+                let action = way.tasks.get(&task.path).map(|known| &self.plan.program.action(known.action).options);
+                if !action.is_some_and(
+                    |options| matches!(&options.policy, Policy::Retry(retry) if task.attempt < retry.attempts),
+                ) && let Some(memo) = way.memos.get_mut(&task.path)
                 {
-                    // It had stopped the job.
+                    // It had stopped the job, in an older version.
                     memo.forget_last_turn();
                 }
-                if way.over.contains(&Name { attempt: task.attempt + 1, ..task }) {
-                    // The next attempt is over as well: its steps stand in the journal.
-                    return Ok(());
-                }
-                let event = Rc::clone(&known.event);
-                let memo = way.memos.remove(&task.path).unwrap_or_default();
-                let start =
-                    TaskStart { action: known.action, event, path: task.path, attempt: task.attempt, flushed, memo };
-                let index = self.place_task(run, head, start.again());
-                known.index = Some(index);
-                self.pause_until(run, index, deadline);
+                self.replay_again(head, run, way, task, (flushed, deadline))?;
+            }
+            Entry::Afresh { task, flushed, deadline, asks } => {
+                way.memos.entry(task.path).or_default().forget(&asks);
+                self.replay_again(head, run, way, task, (flushed, deadline))?;
             }
             Entry::Left { .. } => {
                 // The entry is of the close of an epoch: its action may have given the call up before.
@@ -283,6 +280,29 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             | Entry::Kept(_)
             | Entry::Put(_) => {}
         }
+        Ok(())
+    }
+
+    /// A task has failed, and starts again then.
+    fn replay_again(
+        &mut self,
+        head: &RunHead,
+        run: &mut Run<O>,
+        way: &mut Way,
+        task: Name,
+        (flushed, deadline): (u32, u64),
+    ) -> Result<(), String> {
+        let known = way.tasks.get_mut(&task.path).ok_or("a task starts again that did not start")?;
+        if way.over.contains(&Name { attempt: task.attempt + 1, ..task }) {
+            // The next attempt is over as well: its steps stand in the journal.
+            return Ok(());
+        }
+        let event = Rc::clone(&known.event);
+        let memo = way.memos.remove(&task.path).unwrap_or_default();
+        let start = TaskStart { action: known.action, event, path: task.path, attempt: task.attempt, flushed, memo };
+        let index = self.place_task(run, head, start.again());
+        known.index = Some(index);
+        self.pause_until(run, index, deadline);
         Ok(())
     }
 
@@ -443,7 +463,9 @@ impl Entry {
     /// The attempt of a task that is over with this entry.
     fn ended(&self) -> Option<Name> {
         match self {
-            Entry::Step { task, over: true, .. } | Entry::Again { task, .. } => Some(*task),
+            Entry::Step { task, over: true, .. } | Entry::Again { task, .. } | Entry::Afresh { task, .. } => {
+                Some(*task)
+            }
             _ => None,
         }
     }

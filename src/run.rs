@@ -200,7 +200,9 @@ impl TaskStart {
 
     /// The next attempt.
     pub(crate) fn again(self) -> Self {
-        TaskStart { attempt: self.attempt + 1, ..self }
+        let mut next = TaskStart { attempt: self.attempt + 1, ..self };
+        next.memo.begin_attempt();
+        next
     }
 }
 

@@ -150,7 +150,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
                     }
                 }
                 Entry::Returned { task, ordinal } => taken.retain(|(of, at, ..)| (*of, *at) != (task, ordinal)),
-                Entry::Again { task, .. } => taken.retain(|(of, ..)| *of != task),
+                Entry::Again { task, .. } | Entry::Afresh { task, .. } => taken.retain(|(of, ..)| *of != task),
                 _ => {}
             }
         }

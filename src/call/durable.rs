@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use timely_agents_operators::behavior::CallJob;
 use timely_agents_operators::completion::{CallFailure, CallResult, CallValue};
 
+use super::failed::is_error;
 use super::info::{CallInfo, CallKey};
 use super::limits::{self, Shared};
 use super::{Settings, Waits};
@@ -121,6 +122,8 @@ pub struct Durable<A, F, R> {
     form: Form<R>,
     /// Which attempt this is, from 1.
     attempt: u32,
+    /// When it began, by what its action meets.
+    began: u32,
     state: State,
 }
 
@@ -141,6 +144,7 @@ impl<A, F, R> Default for Attempts<A, F, R> {
 struct Form<R> {
     decode: fn(&[u8]) -> Result<R, CallFailure>,
     show: fn(&R) -> String,
+    is_error: fn(&R) -> bool,
 }
 
 impl<A, F, R> Durable<A, F, R> {
@@ -172,8 +176,9 @@ impl<A, F, R> Durable<A, F, R> {
             reconcile: None,
             key,
             asked,
-            form: Form { decode, show },
+            form: Form { decode, show, is_error },
             attempt: 1,
+            began: 0,
             state: State::Declared,
         }
     }
@@ -334,7 +339,16 @@ impl<A, F, R> Durable<A, F, R> {
             (self.form.decode)(bytes).ok()?
         };
         let result = Ok(value);
-        (self.outcome(&result) == Outcome::Terminal).then_some(result.ok()?)
+        let value = (self.outcome(&result) == Outcome::Terminal).then_some(result.ok()?)?;
+        task.meets(self.waits.place, None, false, || (self.form.is_error)(&value));
+        Some(value)
+    }
+
+    /// The action is given the call's result.
+    fn meets(&self, result: &Result<R, CallError>) {
+        let is_error = || result.as_ref().map_or(true, self.form.is_error);
+        let is_recorded = self.waits.common.retraces.get();
+        self.waits.task.meets(self.waits.place, Some(self.began), is_recorded, is_error);
     }
 
     /// Says what a result is, to who has asked.
@@ -396,6 +410,7 @@ impl<A, F, R> Future for Durable<A, F, R> {
                         this.state = State::Over;
                         return Poll::Ready(Ok(value));
                     }
+                    this.began = this.waits.task.begins();
                     this.begin();
                 }
                 State::Calling => {
@@ -413,7 +428,10 @@ impl<A, F, R> Future for Durable<A, F, R> {
                             this.waits.pause(pause);
                             this.state = State::Pausing;
                         }
-                        Err(result) => return Poll::Ready(result),
+                        Err(result) => {
+                            this.meets(&result);
+                            return Poll::Ready(result);
+                        }
                     }
                 }
                 State::Pausing => {

@@ -7,6 +7,7 @@
 
 mod args;
 mod durable;
+mod failed;
 mod info;
 mod limits;
 mod memo;

@@ -45,6 +45,9 @@ pub(super) fn entry(formats: &Formats, bytes: &[u8]) -> Value {
         Ok(Entry::Again { task, flushed, deadline }) => {
             json!({"again": {"task": name(task), "flushed": flushed, "deadline": deadline}})
         }
+        Ok(Entry::Afresh { task, flushed, deadline, asks }) => {
+            json!({"again": {"task": name(task), "flushed": flushed, "deadline": deadline, "asks": asks}})
+        }
         Ok(Entry::Given { task, end, at }) => {
             json!({"given": {"task": name(task), "now": at, "result": result(&end)}})
         }

@@ -31,6 +31,7 @@ mod plans;
 mod retries;
 mod signals;
 mod steps;
+mod stops;
 mod streams;
 mod support;
 mod timers;

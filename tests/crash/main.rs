@@ -6,7 +6,8 @@
 //! - After a kill at any failpoint, or at any moment, also while recovering, the job goes on in another shape and comes to
 //!   the very output of a run without a crash (rules D4, D5, D6); so it does under Carry (S5, `carry`), with transactional
 //!   sinks, collections and snapshots (`sums`).
-//! - A call whose result is known is not made again (D7, D8, `tools`), whatever it is and whoever asked (`defects`).
+//! - A call whose result is known is not made again (D7, D8, `tools`), whatever it is and whoever asked (`defects`), unless
+//!   its action fails of it (S8, `joined`).
 //! - SIGTERM stops in order (`stops`); of two runs only the later one has any effect (D9, `fences`).
 //! - What does not fit or cannot be read is refused, and nothing is lost by it; failing disks end the job (`fits`), and so do
 //!   full ones (`full`).
@@ -26,6 +27,7 @@ mod fences;
 mod fits;
 mod flights;
 mod full;
+mod joined;
 mod kills;
 mod matrix;
 mod process;

@@ -8,7 +8,7 @@ use timely_agents::cluster::Failure;
 use timely_agents::{Arguments, Program};
 use timely_agents_operators::checkpoint::{Checkpoints, Compaction};
 
-use crate::{carry, defects, small, sums, tools};
+use crate::{carry, defects, joined, small, sums, tools};
 
 /// Compacts whenever there is something to compact.
 const SMALL: Compaction = Compaction { ratio: 1, minimum_bytes: 8_000, memory_bytes: 4_000 };
@@ -39,6 +39,7 @@ fn program() {
     let outcome = match &*name {
         "carry" => carry::program(),
         "defects" => defects::program(),
+        "joined" => joined::program(),
         "small" => small::program(),
         "sums" => sums::program(),
         "server" => tools::server::program(),

@@ -286,7 +286,9 @@ fn calls(record: &Record) -> impl Iterator<Item = ((u64, u64), &str)> {
         let (task, ends): (_, Vec<&End>) = match note {
             Note::Given { task, end, .. } => (task, vec![end]),
             Note::Turn { task, given, .. } => (task, given.iter().map(|end| &**end).collect()),
-            Note::Left { task, .. } | Note::LeftFrom { task, .. } | Note::Failed { task } => (task, Vec::new()),
+            Note::Left { task, .. } | Note::LeftFrom { task, .. } | Note::Failed { task } | Note::Stopped { task } => {
+                (task, Vec::new())
+            }
             Note::Action { .. } => return Vec::new(),
         };
         ends.into_iter().map(|end| (task.path, end)).collect()

@@ -66,7 +66,9 @@ pub(super) fn of_entries(entries: &[&[u8]], into: &mut Happenings) -> Result<(),
                 Happened::Turn { task, now, given: given.into_iter().map(Ok).collect() }
             }
             Entry::Step { task, writes, sent, over } => Happened::Step { task, writes, sent, over },
-            Entry::Again { task, deadline, .. } => Happened::Again { task, deadline },
+            Entry::Again { task, deadline, .. } | Entry::Afresh { task, deadline, .. } => {
+                Happened::Again { task, deadline }
+            }
             Entry::Given { task, end, at } => Happened::Ended { task, end, at },
             Entry::LeftFrom { task, ordinal } => Happened::Left { task, call: (ordinal, None) },
             Entry::Left { task, ordinal, asked } => Happened::Left { task, call: (ordinal, Some(asked)) },
@@ -121,7 +123,7 @@ pub(super) fn of_notes(bodies: Vec<Body>, into: &mut Happenings) {
                 Note::Given { task, end, at } => Happened::Ended { task, end, at },
                 Note::LeftFrom { task, ordinal } => Happened::Left { task, call: (ordinal, None) },
                 Note::Left { task, ordinal, asked } => Happened::Left { task, call: (ordinal, Some(asked)) },
-                Note::Failed { task } => Happened::Failed { task },
+                Note::Failed { task } | Note::Stopped { task } => Happened::Failed { task },
                 Note::Action { name, version } => {
                     let known =
                         |happened: &Happened| matches!(happened, Happened::Action { name: of, .. } if *of == name);
