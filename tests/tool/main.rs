@@ -9,6 +9,7 @@
 mod damaged;
 mod exact;
 mod jobs;
+mod left;
 mod live;
 mod rules;
 mod runs;
