@@ -21,6 +21,7 @@ use crate::agent::Input;
 use crate::core::Core;
 use crate::journal::{self, Entry};
 use crate::notes::Note;
+use crate::plan::Program;
 use crate::run::Run;
 use crate::tagged::Tagged;
 
@@ -49,8 +50,8 @@ impl About {
 pub(crate) struct Puts {
     /// As JSON, where the agent keeps that (`Agent::retain_outputs`).
     pub(crate) outputs: Vec<Option<String>>,
-    /// How many values went to side outputs, by their names.
-    pub(crate) sides: BTreeMap<String, u64>,
+    /// The values of side outputs by their names, as JSON where the agent keeps them (`Agent::retain_side`).
+    pub(crate) sides: BTreeMap<String, Vec<Option<String>>>,
 }
 
 impl Puts {
@@ -58,10 +59,21 @@ impl Puts {
         self.outputs.is_empty() && self.sides.is_empty()
     }
 
+    /// Adds the values of side outputs that are among `items`.
+    pub(crate) fn add_sides<'a, O>(&mut self, program: &Program<O>, items: impl Iterator<Item = &'a Tagged>) {
+        for item in items {
+            if let Tagged::Side { tag, value } = item {
+                let side = &program.sides[*tag as usize];
+                let shown = side.show.map(|show| show(&**value));
+                self.sides.entry(side.name.clone()).or_default().push(shown);
+            }
+        }
+    }
+
     pub(crate) fn append(&mut self, more: Puts) {
         self.outputs.extend(more.outputs);
-        for (name, count) in more.sides {
-            *self.sides.entry(name).or_default() += count;
+        for (name, values) in more.sides {
+            self.sides.entry(name).or_default().extend(values);
         }
     }
 }
@@ -188,11 +200,7 @@ impl<O> Core<O> {
         let mut puts = Puts::default();
         let show = |output: &O| self.program.show_output.map(|show| show(output));
         puts.outputs.extend(effects.outputs[outputs..].iter().map(show));
-        for item in &effects.tagged[tagged..] {
-            if let Tagged::Side { tag, .. } = item {
-                *puts.sides.entry(self.program.sides[*tag as usize].name.clone()).or_default() += 1;
-            }
-        }
+        puts.add_sides(&self.program, effects.tagged[tagged..].iter());
         puts
     }
 

@@ -50,6 +50,10 @@ struct Rules {
     form: String,
     /// What is remembered on top of what is spent.
     bonus: u32,
+    /// What is told to the audit on top of that, how often, and whether the values are kept.
+    audit: u32,
+    audits: u32,
+    keeps: bool,
     /// How long an answer takes, in milliseconds.
     takes: u64,
 }
@@ -62,12 +66,15 @@ impl Rules {
             question: arguments.value("question").unwrap_or_else(|| "may it go on?".to_owned()),
             form: arguments.value("form").unwrap_or_else(|| "answer".to_owned()),
             bonus: arguments.parsed("bonus")?.unwrap_or(0),
+            audit: arguments.parsed("audit")?.unwrap_or(0),
+            audits: arguments.parsed("audits")?.unwrap_or(1),
+            keeps: arguments.value("keeps").is_none(),
             takes: arguments.parsed("takes")?.unwrap_or(1),
         })
     }
 
     fn plan(self) -> Plan<Order, String> {
-        let Rules { carry, limit, question, form, bonus, takes } = self;
+        let Rules { carry, limit, question, form, bonus, audit: more, audits, keeps, takes } = self;
         let mut agent = Agent::<Order, String>::new("spending");
         if carry {
             agent.carry();
@@ -76,12 +83,15 @@ impl Rules {
         agent.retain_outputs();
         let spent = agent.memory::<u32>("spent");
         let audit = agent.side::<u32>("audit");
+        if keeps {
+            agent.retain_side(audit);
+        }
         agent.on_input("count", move |(_, amount): &Order, ctx| {
             let total = ctx.update(spent, |spent| {
                 *spent += amount + bonus;
                 *spent
             });
-            ctx.side(audit, total);
+            (0..audits).for_each(|_| ctx.side(audit, total + more));
             if *amount % 5 == 0 {
                 // In another start it is another.
                 ctx.output(format!("counted at {:?}", ctx.now()));
@@ -148,6 +158,9 @@ fn job() -> Result<(), Failure> {
         .option("question", "TEXT", "what")
         .option("form", "TEXT", "how an answer is put out")
         .option("bonus", "NUM", "what is remembered on top")
+        .option("audit", "NUM", "what is told to the audit on top")
+        .option("audits", "NUM", "how often")
+        .option("keeps", "NO", "the audit is not kept")
         .option("out", "DIR", "where outputs go")
         .option("takes", "MS", "how long an answer takes");
     let arguments = program.parse(text.lines())?.ok_or_else(|| Failure::usage("it helps nobody"))?;
@@ -333,12 +346,25 @@ fn check(jobs: &Jobs, what: &str) {
     // What it remembers.
     let bonus = jobs.replay(&["--key", "c", "--sequence", "1"], &["--bonus", "1"]);
     assert_differs(&bonus, &["agent spending, key \"c\", run 1: DIFFERS", "memory spent: recorded 2, replayed 3"]);
-    assert_eq!(lines(&bonus).len(), 2, "{what}: {bonus:#?}");
+    assert_eq!(lines(&bonus).len(), 3, "{what}: {bonus:#?}");
     let bonus = jobs.replay(&["--key", "c", "--sequence", "1", "--json"], &["--bonus", "1"]);
     let line = bonus.stdout.lines().find(|line| line.starts_with('{')).expect("a run");
     let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
-    let spent = json!([{"memory": {"place": "spent", "recorded": 2, "replayed": 3}}]);
+    let spent = json!([
+        {"side": {"name": "audit", "number": 1, "recorded": 2, "replayed": 3}},
+        {"memory": {"place": "spent", "recorded": 2, "replayed": 3}},
+    ]);
     assert_eq!((bonus.code, &line["state"], &line["differences"]), (Some(1), &json!("over"), &spent), "{what}: {line}");
+    // What goes to a side output, by value where it is kept.
+    let one = ["--key", "c", "--sequence", "1"];
+    let audit = jobs.replay(&one, &["--audit", "7"]);
+    assert_differs(&audit, &["side output \"audit\", value 1: recorded 2, replayed 9"]);
+    assert_eq!(lines(&audit).len(), 2, "{what}: {audit:#?}");
+    let audits = jobs.replay(&one, &["--audits", "2"]);
+    assert_differs(&audits, &["side output \"audit\", value 2: recorded none, replayed 2"]);
+    let audits = jobs.replay(&one, &["--audits", "2", "--keeps", "no"]);
+    assert_differs(&audits, &["side output \"audit\": recorded 1 values, replayed 2; what they are is not kept"]);
+    assert_eq!(jobs.replay(&one, &["--audit", "7", "--keeps", "no"]).code, Some(0));
     results(jobs, what);
     assert!(files(&jobs.checkpoints()) == before, "{what}: nothing is changed");
     let none = jobs.replay(&["--key", "c", "--sequence", "100"], &[]);
@@ -355,9 +381,14 @@ fn results(jobs: &Jobs, what: &str) {
         |more: &[&str]| run(&[&["run", dir, "--agent", "spending", "--key", "e", "--sequence", "6"], more].concat());
     let bytes = journal(&[]);
     let text = bytes.lines().join("\n");
-    for part in
-        ["input [\"e\",9]", "gave 0x013b", "put out \"", "memory spent: was 50, is 0", "memory last.answer: was null"]
-    {
+    for part in [
+        "input [\"e\",9]",
+        "gave 0x013b",
+        "put out \"",
+        "memory spent: was 50, is 0",
+        "memory last.answer: was null",
+        "put out to audit 59",
+    ] {
         assert!(text.contains(part), "{what}, no {part:?}: {text}");
     }
     let form = if jobs.carry { "carry" } else { "hold" };

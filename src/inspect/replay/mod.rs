@@ -13,6 +13,7 @@
 
 mod difference;
 mod over;
+mod puts;
 mod unfinished;
 
 use std::collections::BTreeMap;
@@ -140,7 +141,8 @@ struct Agent<'a, I: 'static, O: 'static> {
 ///
 /// Unfinished runs are those of agents that carry; inputs that wait do not begin, and what such a run put out before its journal
 /// ends is not compared. Of runs that are over all is: calls, outputs (their values, where the agent keeps them:
-/// [`Agent::retain_outputs`](crate::Agent::retain_outputs)), the numbers of values of side outputs, memory, and how they end.
+/// [`Agent::retain_outputs`](crate::Agent::retain_outputs), [`Agent::retain_side`](crate::Agent::retain_side); otherwise their
+/// numbers), memory, and how they end.
 /// The agent's `on_open` is called for each run.
 ///
 /// # Errors

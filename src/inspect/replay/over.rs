@@ -11,6 +11,7 @@ use timely_agents_operators::journal::{Note as StoredNote, RunRecord, Written};
 use timely_agents_operators::keys::Key;
 use timely_agents_operators::time::EpochTime;
 
+use super::puts::{self, Far};
 use super::{Agent, CallResult, Difference, Replayed};
 use crate::agent::Input;
 use crate::call::place_of;
@@ -19,7 +20,7 @@ use crate::inspect::formats::Formats;
 use crate::inspect::run::State;
 use crate::journal::{End, encode};
 use crate::notes::{Body, Note};
-use crate::record::{About, Change, Puts, Record, RunEnd};
+use crate::record::{About, Change, Record, RunEnd};
 use crate::testing::Harness;
 
 /// A run that waits for the clock alone so often is left waiting.
@@ -35,16 +36,6 @@ pub(super) struct Over<'a, T> {
     pub(super) body: Record,
     /// What its key remembered when it began.
     pub(super) found: &'a Memory,
-}
-
-/// How far runs can be compared.
-#[derive(Clone, Copy)]
-enum Far {
-    /// As far as both have come.
-    AsItGoes,
-    /// As far as the run has come now.
-    ToACall,
-    ToTheEnd,
 }
 
 pub(super) fn read<T: EpochTime>(record: &RunRecord) -> Result<(T, Record), postcard::Error> {
@@ -143,8 +134,6 @@ impl<T: EpochTime> Over<'_, T> {
             }
         }
         let again = harness.record();
-        let show = plan.0.program.show_output;
-        let outputs = harness.outputs().into_iter().map(|(_, _, output)| show.map(|show| show(&output))).collect();
         let left = harness.left();
         let failure = harness.failure().map(|failure| failure.message.clone());
         replayed.results = harness.results().into_iter().map(CallResult::of).collect();
@@ -161,8 +150,8 @@ impl<T: EpochTime> Over<'_, T> {
             None => Far::ToACall,
             Some(_) => Far::ToTheEnd,
         };
-        let puts = again.as_ref().map_or(Puts { outputs, sides: BTreeMap::new() }, |again| again.puts.clone());
-        self.puts(&puts, far, differences);
+        let puts = again.as_ref().map_or_else(|| harness.puts(), |again| again.puts.clone());
+        puts::compare(&self.body.puts, &puts, far, differences);
         replayed.outputs = puts.outputs.len();
         let recorded = end(&self.body.end);
         match (again, failure) {
@@ -213,41 +202,6 @@ impl<T: EpochTime> Over<'_, T> {
         let mut made: BTreeSet<_> = calls(again).map(|(place, _)| place).collect();
         let left_out = calls(&self.body).filter(|(place, _)| made.insert(*place));
         left_out.map(|(_, name)| format!("it does not make call {name:?} now")).collect()
-    }
-
-    /// Compares what was put out.
-    fn puts(&self, again: &Puts, far: Far, differences: &mut Vec<Difference>) {
-        let value = |text: &Option<String>| {
-            text.as_ref().map_or(Value::Null, |text| serde_json::from_str(text).unwrap_or(Value::Null))
-        };
-        let (then, now) = (&self.body.puts.outputs, &again.outputs);
-        let count = match far {
-            Far::AsItGoes => then.len().min(now.len()),
-            Far::ToACall => now.len(),
-            Far::ToTheEnd => then.len().max(now.len()),
-        };
-        for at in 0..count {
-            let differ = match (then.get(at), now.get(at)) {
-                (Some(Some(then)), Some(Some(now))) => then != now,
-                (then, now) => then.is_some() != now.is_some(),
-            };
-            if differ {
-                let (recorded, replayed) = (then.get(at).map(value), now.get(at).map(value));
-                differences.push(Difference::Output { number: at + 1, recorded, replayed });
-            }
-        }
-        if !matches!(far, Far::ToTheEnd) {
-            return;
-        }
-        let (then, now) = (&self.body.puts.sides, &again.sides);
-        let names: BTreeSet<&String> = then.keys().chain(now.keys()).collect();
-        for name in names {
-            let count = |of: &BTreeMap<String, u64>| of.get(name).copied().unwrap_or(0);
-            if count(then) != count(now) {
-                let (name, recorded, replayed) = (name.clone(), count(then), count(now));
-                differences.push(Difference::Side { name, recorded, replayed });
-            }
-        }
     }
 
     /// Compares what the run has left in memory.

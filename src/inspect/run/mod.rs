@@ -111,6 +111,9 @@ pub struct RunJournal {
     /// What it put out, where the agent keeps that; of runs that are over and recorded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<Value>,
+    /// The same of side outputs, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sides: BTreeMap<String, Vec<Value>>,
     /// What of its key's memory it changed; of runs that are over and recorded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Changed>,
@@ -303,7 +306,7 @@ impl RunJournal {
         let input = beginning.as_ref().and_then(|beginning| beginning.input.as_ref()).map(|bytes| formats.input(bytes));
         let mut journal = id;
         let (mut time, mut input, mut notifying) = (time, input, notifying);
-        let (mut outputs, mut changes, mut end) = (Vec::new(), Vec::new(), None);
+        let (mut outputs, mut sides, mut changes, mut end) = (Vec::new(), BTreeMap::new(), Vec::new(), None);
         if let Some((at, run)) = recorded {
             time = Some(at);
             match run.about {
@@ -314,6 +317,9 @@ impl RunJournal {
             journal = journal.or(run.journal);
             let shown = |text: &String| serde_json::from_str(text).unwrap_or(Value::Null);
             outputs = run.puts.outputs.iter().flatten().map(shown).collect();
+            let kept = |values: &Vec<Option<String>>| -> Vec<Value> { values.iter().flatten().map(shown).collect() };
+            sides = run.puts.sides.iter().map(|(name, values)| (name.clone(), kept(values))).collect();
+            sides.retain(|_, values: &mut Vec<Value>| !values.is_empty());
             changes = run.changes.iter().map(|change| changed(&formats, change)).collect();
             end = match run.end {
                 RunEnd::Done => None,
@@ -343,6 +349,7 @@ impl RunJournal {
             writes: writes.filter(|writes| writes.as_object().is_some_and(|writes| !writes.is_empty())),
             tasks,
             outputs,
+            sides,
             changes,
             end,
             divergences: dropped,

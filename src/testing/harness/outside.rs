@@ -8,7 +8,7 @@ use super::Harness;
 use crate::agent::Input;
 use crate::call::ToldResult;
 use crate::plan::Plan;
-use crate::record::Record;
+use crate::record::{Puts, Record};
 
 impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     /// From here on runs are recorded when they are over, and one that leaves its journal says so and goes on, whatever the
@@ -32,6 +32,17 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     /// What tasks have taken.
     pub(crate) fn results(&mut self) -> Vec<ToldResult> {
         self.driver.behavior().core().map(|core| core.common.results.take()).unwrap_or_default()
+    }
+
+    /// What has been put out.
+    pub(crate) fn puts(&mut self) -> Puts {
+        let mut puts = Puts::default();
+        if let Some(core) = self.driver.behavior().core() {
+            let show = core.program.show_output;
+            puts.outputs.extend(self.rim.outputs.iter().map(|(.., output)| show.map(|show| show(output))));
+            puts.add_sides(&core.program, self.rim.tagged.iter().map(|(_, item)| item));
+        }
+        puts
     }
 
     /// Moves the clock; what comes due runs at the next step.
