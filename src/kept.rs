@@ -75,6 +75,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             && let Some(noting) = &mut run.noting
         {
             noting.keep();
+            noting.begins_as(core.keep_beginning(noting.journal()));
         }
         run.cancelled = run.noting.as_mut().and_then(|noting| noting.given_up());
         run

@@ -1,5 +1,5 @@
-//! Records: what is kept of a run that is over, where somebody wants to look at it later
-//! (`Checkpoints::retain_journals`).
+//! Records: what is kept of a run that is over, and of the beginning of one that is not, where somebody wants to look at it
+//! later (`Checkpoints::retain_journals`).
 //!
 //! From a record a run can be done again outside its job, against another program and without a call: it says what the run was
 //! about, which turns its tasks took, by which clock and with which ends of waits (as notes do, `notes`), what it put out, and
@@ -8,6 +8,7 @@
 //!
 //! # Invariants
 //! - Every run that ends has a record, however it ends; there is none of a run that fails its job.
+//! - A run that is noted has one of its beginning, before its first note: notes know an input by its digest only.
 //! - What is kept of a run that outlives its process is among the entries of its journal.
 
 use std::collections::BTreeMap;
@@ -90,6 +91,8 @@ pub(crate) enum RunEnd {
     Cut(String),
     /// It was cancelled before it began.
     NotBegun(String),
+    /// It has not: this is the record of its beginning, which says what it is about and what its journal is known by.
+    Begun,
 }
 
 /// A place in memory that a run has changed.
@@ -125,7 +128,7 @@ pub(crate) struct Keeping {
     began: u64,
     ended: bool,
     /// What its key remembered when it began.
-    pub(crate) found: BTreeMap<What, Vec<u8>>,
+    found: BTreeMap<What, Vec<u8>>,
     /// What it did before the process started.
     script: Vec<Note>,
     puts: Puts,
@@ -133,6 +136,21 @@ pub(crate) struct Keeping {
 }
 
 impl Keeping {
+    /// What is recorded of the run when it is noted for the first time.
+    fn beginning(&self, journal: u64) -> Record {
+        Record {
+            about: self.about.clone(),
+            began: self.began,
+            until: self.began,
+            ended: self.ended,
+            journal: Some(journal),
+            script: Vec::new(),
+            puts: Puts::default(),
+            changes: Vec::new(),
+            end: RunEnd::Begun,
+        }
+    }
+
     /// What was kept of a run by the entries of its journal that hold; nothing if nothing was when it began.
     pub(crate) fn of_entries(entries: &[Entry]) -> Option<Box<Self>> {
         let kept = entries.iter().find_map(|entry| match entry {
@@ -185,6 +203,11 @@ impl<O> Core<O> {
             end: RunEnd::Done,
         };
         *self.keeping.borrow_mut() = Some(Box::new(keeping));
+    }
+
+    /// The record of the active run's beginning.
+    pub(crate) fn keep_beginning(&self, journal: u64) -> Option<Box<Record>> {
+        self.keeping.borrow().as_ref().map(|keeping| Box::new(keeping.beginning(journal)))
     }
 
     /// The active run is driven: what is there was put out by others, or is kept.
@@ -271,7 +294,7 @@ mod tests {
                 Ok(())
             });
             let plan = agent.build().unwrap();
-            let mut harness = Harness::<u64, u64, u64>::new(&plan, |n| *n).unwrap().outside(None);
+            let mut harness = Harness::<u64, u64, u64>::new(&plan, |n| *n).unwrap().outside(Vec::new());
             harness = harness.restored_by(0, |_| Ok(())).unwrap();
             harness.hold_notes();
             harness.push(0, 7);

@@ -10,6 +10,7 @@ mod damaged;
 mod exact;
 mod jobs;
 mod live;
+mod midway;
 mod rules;
 mod runs;
 mod support;

@@ -183,6 +183,11 @@ fn job() -> Result<(), Failure> {
 #[test]
 #[ignore = "it is started by other tests, in processes of their own"]
 fn program() {
+    as_program(job);
+}
+
+/// Makes the test that calls this a program, if it was started as one.
+pub(crate) fn as_program(job: fn() -> Result<(), Failure>) {
     if env::var("TOOL_PROGRAM").is_err() {
         return;
     }
@@ -198,36 +203,43 @@ fn program() {
 }
 
 /// The program, its checkpoints, and how its work is done.
-struct Jobs {
+pub(crate) struct Jobs {
     place: TempDir,
-    carry: bool,
-    workers: usize,
+    pub(crate) carry: bool,
+    pub(crate) workers: usize,
+    /// The test that is the program.
+    test: &'static str,
 }
 
 impl Jobs {
     fn new(carry: bool, workers: usize) -> Self {
-        Jobs { place: TempDir::new().expect("a temporary directory"), carry, workers }
+        Jobs::of("rules::program", carry, workers)
     }
 
-    fn checkpoints(&self) -> PathBuf {
+    pub(crate) fn of(test: &'static str, carry: bool, workers: usize) -> Self {
+        Jobs { place: TempDir::new().expect("a temporary directory"), carry, workers, test }
+    }
+
+    pub(crate) fn checkpoints(&self) -> PathBuf {
         self.place.path().join("checkpoints")
     }
 
     /// A script that starts the program with its arguments.
-    fn script(&self) -> PathBuf {
+    pub(crate) fn script(&self) -> PathBuf {
         let script = self.place.path().join("program");
         let test = env::current_exe().expect("the path of the test");
         let text = format!(
-            "#!/bin/sh\nTOOL_ARGUMENTS=$(printf '%s\\n' \"$@\") TOOL_PROGRAM=1 exec '{}' --exact rules::program --ignored \
+            "#!/bin/sh\nTOOL_ARGUMENTS=$(printf '%s\\n' \"$@\") TOOL_PROGRAM=1 exec '{}' --exact {} --ignored \
              --nocapture --test-threads 1\n",
-            test.display()
+            test.display(),
+            self.test
         );
         fs::write(&script, text).expect("a script");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it can be run");
         script
     }
 
-    fn start(&self, more: &[&str]) -> Child {
+    pub(crate) fn start(&self, more: &[&str]) -> Child {
         let (workers, form) = (self.workers.to_string(), if self.carry { "carry" } else { "hold" });
         Command::new(self.script())
             .args(["-w", &workers, "--form-of-work", form, "--checkpoints"])
@@ -242,7 +254,7 @@ impl Jobs {
             .expect("the program starts")
     }
 
-    fn finish(&self, more: &[&str]) {
+    pub(crate) fn finish(&self, more: &[&str]) {
         let output = self.start(more).wait_with_output().expect("the program ends");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
@@ -287,7 +299,7 @@ impl Jobs {
     }
 
     /// What the tool says of a replay against the program with these rules.
-    fn replay(&self, own: &[&str], rules: &[&str]) -> Outcome {
+    pub(crate) fn replay(&self, own: &[&str], rules: &[&str]) -> Outcome {
         let (dir, script) = (self.checkpoints(), self.script());
         let form = if self.carry { "carry" } else { "hold" };
         let (dir, script) = (dir.to_str().expect("UTF-8"), script.to_str().expect("UTF-8"));
@@ -296,7 +308,7 @@ impl Jobs {
 }
 
 /// The lines about runs, without what the harness of tests says around them.
-fn lines(outcome: &Outcome) -> Vec<&str> {
+pub(crate) fn lines(outcome: &Outcome) -> Vec<&str> {
     outcome.stdout.lines().filter(|line| line.starts_with("agent ") || line.starts_with("    ")).collect()
 }
 
@@ -310,7 +322,7 @@ fn assert_same(outcome: &Outcome, what: &str) {
 }
 
 #[track_caller]
-fn assert_differs(outcome: &Outcome, parts: &[&str]) {
+pub(crate) fn assert_differs(outcome: &Outcome, parts: &[&str]) {
     assert_eq!(outcome.code, Some(1), "{outcome:#?}");
     assert!(outcome.stderr.contains("runs differ with this program"), "{outcome:#?}");
     for part in parts {

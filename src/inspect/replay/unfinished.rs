@@ -15,7 +15,7 @@ use crate::testing::Harness;
 /// Goes the way of the run's journal, to its end.
 pub(super) fn one<T: EpochTime, K: Key, I: Input, O: 'static>(
     agent: &Agent<'_, I, O>,
-    shown: Value,
+    shown: &Value,
     sequence: u64,
     (bytes, facts): (&[u8], &Facts),
     resume: u64,
@@ -35,17 +35,7 @@ pub(super) fn one<T: EpochTime, K: Key, I: Input, O: 'static>(
             })
         })
     });
-    let mut replayed = Replayed {
-        agent: plan.name().to_owned(),
-        key: shown,
-        sequence,
-        state: State::Unfinished,
-        differences: Vec::new(),
-        calls: Vec::new(),
-        outputs: 0,
-        over: false,
-        results: Vec::new(),
-    };
+    let mut replayed = Replayed::new(agent, shown, sequence, State::Unfinished);
     let mut harness = match harness {
         Ok(harness) => harness,
         Err(failure) => {

@@ -13,7 +13,7 @@ use crate::record::{Puts, Record};
 impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     /// From here on runs are recorded when they are over, and one that leaves its journal says so and goes on, whatever the
     /// agent allows. `past` is the journal of a run that is to come. Comes before [`Harness::restored_by`].
-    pub(crate) fn outside(mut self, past: Option<Note>) -> Self {
+    pub(crate) fn outside(mut self, past: Vec<Note>) -> Self {
         self.driver.take_notes(u64::MAX, true);
         self.past.extend(past);
         if let Some(core) = self.driver.behavior().core() {
