@@ -158,6 +158,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             if let Some(progress) = self.follow(head, run) {
                 return progress;
             }
+            if self.opened().1.core.halt(run) {
+                return Progress::Suspended(());
+            }
             // From here on it is a run as any other, which makes way for others.
             *fuel = (*fuel).min(AFTER_NOTES);
             // One that is over by its notes is not cut short.

@@ -124,11 +124,11 @@ pub(crate) struct Record {
 /// What is kept of a run that is not over.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Keeping {
-    about: About,
-    began: u64,
-    ended: bool,
+    pub(crate) about: About,
+    pub(crate) began: u64,
+    pub(crate) ended: bool,
     /// What its key remembered when it began.
-    found: BTreeMap<What, Vec<u8>>,
+    pub(crate) found: BTreeMap<What, Vec<u8>>,
     /// What it did before the process started.
     script: Vec<Note>,
     puts: Puts,
@@ -175,6 +175,15 @@ impl Keeping {
 }
 
 impl Entry {
+    /// The same as notes say it, if a task took a turn, or has failed and may have failed the job.
+    pub(crate) fn turn(&self) -> Option<Note> {
+        match self {
+            Entry::Turn { .. } | Entry::Action { .. } => self.note(),
+            Entry::Again { task, .. } => Some(Note::Failed { task: *task }),
+            _ => None,
+        }
+    }
+
     /// The same as notes say it.
     fn note(&self) -> Option<Note> {
         Some(match self.clone() {

@@ -273,3 +273,50 @@ fn runs_in_progress_whose_inputs_are_not_recorded_are_counted() {
     child.wait().expect("it ends");
     assert_same(&jobs.replay(&["--key", "a"], &[]), "recorded since");
 }
+
+#[test]
+fn what_finished_actions_of_unfinished_runs_did_is_compared() {
+    for (retain, starts) in [(true, 1), (true, 2), (false, 1), (false, 2)] {
+        let setting: &[&str] = if retain { &["--retain-journals", "1000"] } else { &[] };
+        let jobs = killed(true, starts, setting);
+        let before = files(&jobs.checkpoints());
+        let what = format!("retain {retain}, {starts} starts");
+        assert_same(&jobs.replay(&[], &[]), &what);
+        let (form, audit) = (["--form", "reply"], ["--audit", "5"]);
+        if retain {
+            assert_only(&jobs, &form, &["output 1: recorded \""]);
+            assert_only(&jobs, &audit, &["side output \"audit\", value 1: recorded 60, replayed 65"]);
+            let kept = ["--keeps", "no", "--audits", "2"];
+            assert_only(
+                &jobs,
+                &kept,
+                &["side output \"audit\": recorded 1 values, replayed 2; what they are is not kept"],
+            );
+        } else {
+            // What it put out is recorded nowhere.
+            assert_same(&jobs.replay(&["--key", "a"], &form), &what);
+            assert_same(&jobs.replay(&["--key", "a"], &audit), &what);
+        }
+        // Of the same length, so that no call differs.
+        let answer = "memory last.answer: recorded \"yes to 60, plain\", replayed \"yes to 60, stern\"";
+        let event =
+            "recorded {\"answered\":{\"text\":\"plain yes to 60\"}}, replayed {\"answered\":{\"text\":\"stern yes";
+        assert_only(&jobs, &["--tone", "stern"], &[answer, event]);
+        let rating = "call: action \"rate\", wait 0: it was call \"rating\"";
+        assert_only(&jobs, &["--tone", "rather stern"], &[rating, "memory last.answer", "{\"answered\":"]);
+        assert_only(&jobs, &["--question", "what now?"], &["call: action \"ask\", wait 0: it was call \"clerk\""]);
+        check_results(&jobs, "carry");
+        assert!(files(&jobs.checkpoints()) == before, "{what}: nothing is changed");
+        let calls = ["it does not make call \"clerk\" now", "it does not make call \"rating\" now"];
+        let memory =
+            ["memory last.answer: recorded \"yes to 60, plain\", replayed null", "memory last.points: recorded 1"];
+        let outputs: &[&str] = if retain { &["output 1: recorded \""] } else { &[] };
+        assert_only(&jobs, &["--limit", "1000"], &[&calls, outputs, &memory].concat());
+        if retain {
+            jobs.finish(setting);
+            let over = jobs.replay(&[], &[]);
+            assert_eq!((over.code, over.stdout.contains("and none differs")), (Some(0), true), "{over:#?}");
+            assert_only(&jobs, &audit, &["side output \"audit\", value 1: recorded 60, replayed 65"]);
+        }
+    }
+}

@@ -20,7 +20,7 @@ pub(crate) const COMMAND: Command = Command {
             had, up to its first call without one. It has the runs that are unfinished in the newest checkpoint, of agents\n\
             that carry; those that have begun behind it, as all in progress of agents that hold, where their inputs are\n\
             recorded; and those that are over and were recorded, with --retain-journals. What differs is said: calls by\n\
-            name and arguments, outputs, memory, how the run ends. Runs that have a journal and cannot be\n\
+            name and arguments, outputs, events, memory, how the run ends. Runs that have a journal and cannot be\n\
             replayed are counted.\n\
             The exit code is 0 if no run differs, 1 if one does or runs cannot be replayed, and 2 for a wrong command line.",
     options: |options| {

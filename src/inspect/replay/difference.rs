@@ -44,7 +44,19 @@ pub enum Difference {
         /// How many do.
         replayed: usize,
     },
-    /// What a slot or path holds when the run is over; null where it holds nothing.
+    /// An event that a finished step of an unfinished run has sent.
+    Event {
+        /// Its number among those that are compared, from 1.
+        number: usize,
+        /// What it was: its name, and what it said.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recorded: Option<Value>,
+        /// What it is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        replayed: Option<Value>,
+    },
+    /// What a slot or path holds when the run is over, or, of an unfinished one, behind its finished steps; null where it
+    /// holds nothing.
     Memory {
         /// The slot's name, or the path.
         place: String,
@@ -79,6 +91,9 @@ impl Display for Difference {
                 "side output {name:?}: recorded {recorded} values, replayed {replayed}; what they are is not kept \
                  (`Agent::retain_side`)"
             ),
+            Difference::Event { number, recorded, replayed } => {
+                write!(f, "event {number}: recorded {}, replayed {}", shown(recorded), shown(replayed))
+            }
             Difference::Memory { place, recorded, replayed } => {
                 write!(f, "memory {place}: recorded {recorded}, replayed {replayed}")
             }

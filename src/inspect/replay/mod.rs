@@ -19,6 +19,7 @@ mod difference;
 mod over;
 mod puts;
 mod replayed;
+mod steps;
 mod told;
 mod unfinished;
 
@@ -67,13 +68,13 @@ struct Agent<'a, I: 'static, O: 'static> {
 /// - A run that is over is compared as a whole: calls, outputs (their values, where the agent keeps them:
 ///   [`Agent::retain_outputs`](crate::Agent::retain_outputs), [`Agent::retain_side`](crate::Agent::retain_side); otherwise
 ///   their numbers), memory, and how it ends.
-/// - A run that is unfinished in the checkpoint, which are those of agents that carry, is compared by its calls, up to where its
-///   journal ends: what is over by the journal is not run.
+/// - A run that is unfinished in the checkpoint, which are those of agents that carry, is compared up to where its journal ends:
+///   calls, what its finished steps wrote and sent and, where journals are retained, outputs.
 /// - A run that is not over and has begun behind the checkpoint, as all of agents that hold have, is compared by its calls:
 ///   nothing else is durable of it. What it is about is recorded where journals are retained; those of which that is not known are
 ///   in [`Replay::not_replayed`].
 ///
-/// Inputs that wait do not begin. The agent's `on_open` is called for each run.
+/// Inputs that wait do not begin. The agent's `on_open` is called for each run, and for an unfinished one twice.
 ///
 /// # Errors
 /// There is no such agent, key or run, or no checkpoint; the plan or the types are others than the checkpoint's.
@@ -204,7 +205,7 @@ impl KeyRuns {
             && wanted(last)
             && let Some(resume) = frontier
         {
-            let (notes, of_run) = (notes.of(component, key), (&**key, facts));
+            let (notes, of_run) = (notes.of(component, key), (&**key, facts, &between));
             replayed.runs.push(unfinished::one::<T, K, I, O>(agent, shown, last, of_run, resume, &notes)?);
         }
         let finished = if unfinished { last.saturating_sub(1) } else { last };

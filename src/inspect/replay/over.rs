@@ -165,7 +165,7 @@ impl<T: EpochTime> Over<'_, T> {
     }
 }
 
-fn end(end: &RunEnd) -> String {
+pub(super) fn end(end: &RunEnd) -> String {
     match end {
         RunEnd::Done => "done".to_owned(),
         RunEnd::Dead(why) => format!("dead letter: {why}"),

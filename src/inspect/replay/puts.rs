@@ -14,6 +14,8 @@ pub(super) enum Far {
     AsItGoes,
     /// As far as the run has come now.
     ToACall,
+    /// As far as it had come.
+    AsRecorded,
     /// Both are as far as they go.
     ToTheEnd,
 }
@@ -24,6 +26,7 @@ impl Far {
         match self {
             Far::AsItGoes => then.min(now),
             Far::ToACall => now,
+            Far::AsRecorded => then,
             Far::ToTheEnd => then.max(now),
         }
     }

@@ -25,6 +25,12 @@ pub struct CallResult {
 }
 
 impl CallResult {
+    /// Whether it is of the same call.
+    pub(super) fn is_of(&self, other: &CallResult) -> bool {
+        let place = |of: &CallResult| (of.task_attempt, of.wait, of.attempt);
+        self.task == other.task && place(self) == place(other)
+    }
+
     pub(super) fn of(told: ToldResult) -> Self {
         let ToldResult { task, ordinal, value } = told;
         let (wait, number) = place_of(ordinal);

@@ -7,6 +7,7 @@ use timely_agents_operators::time::EpochTime;
 use super::Harness;
 use crate::agent::Input;
 use crate::call::ToldResult;
+use crate::follow::Halted;
 use crate::plan::Plan;
 use crate::record::{Puts, Record};
 
@@ -32,6 +33,18 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     /// What tasks have taken.
     pub(crate) fn results(&mut self) -> Vec<ToldResult> {
         self.driver.behavior().core().map(|core| core.common.results.take()).unwrap_or_default()
+    }
+
+    /// From here on runs stop where their journals end.
+    pub(crate) fn halt_behind_journals(&mut self) {
+        if let Some(core) = self.driver.behavior().core() {
+            core.halts.set(true);
+        }
+    }
+
+    /// What a run has done that has stopped.
+    pub(crate) fn halted(&mut self) -> Option<Halted> {
+        self.driver.behavior().core().and_then(|core| core.halted.take())
     }
 
     /// What has been put out.
