@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use timely_agents::cluster::Failure;
 use timely_agents::prelude::*;
 use timely_agents::{Arguments, Plan, Program};
+use timely_agents_operators::checkpoint::{Catalogue, DirStore, notes};
+use timely_agents_operators::journal::{Note, RUNS, RunRecord};
 
 use crate::rules::{Jobs, as_program, assert_differs, lines};
 use crate::support::{Outcome, checkpoint, eventually, files, run};
@@ -156,16 +158,41 @@ fn program() {
     as_program(job);
 }
 
-/// Starts the program again and again, with another number of workers, and kills it when the rating has been noted and, under
-/// Carry, is in a checkpoint.
+/// How often the beginning of the run that waits was recorded.
+fn beginnings(store: &DirStore) -> usize {
+    let key = postcard::to_allocvec("a").expect("a key");
+    let mut count = 0;
+    let mut count_note = |note: Note| {
+        if note.component >= RUNS && note.key == key {
+            let record: RunRecord = postcard::from_bytes(&note.bytes).expect("a record");
+            count += usize::from(record.sequence == 3);
+        }
+    };
+    notes(store, &mut count_note).expect("the journals can be read");
+    count
+}
+
+/// The start of the job that made the newest checkpoint.
+fn start_of_newest(store: &DirStore) -> Option<u64> {
+    Some(Catalogue::read(store).ok()?.newest().ok()??.manifest.generation)
+}
+
+/// Starts the program again and again, with another number of workers, and kills it when the rating has been noted and the run
+/// that waits has begun in this start: where it is recorded, if it is, and in a checkpoint under Carry.
 fn killed(carry: bool, starts: usize, retain: &[&str]) -> Jobs {
     let mut jobs = Jobs::of("midway::program", carry, 2);
-    for _ in 0..starts {
+    for start in 1..=starts {
         let mut child = jobs.start(&[retain, &["--stalls", "yes"]].concat());
         eventually("notes of the run that waits", || {
+            let store = DirStore::existing(jobs.checkpoints()).ok()?;
             let noted = journal(&jobs, &["--sequence", "3"]).stdout.contains("\"rating\"");
             let stored = || checkpoint("show", &jobs.checkpoints(), &["--key", "a"]).stdout.contains("last.points");
-            (noted && (!carry || stored())).then_some(())
+            let begun = if carry {
+                start_of_newest(&store) == Some(start as u64) && stored()
+            } else {
+                retain.is_empty() || beginnings(&store) >= start
+            };
+            (noted && begun).then_some(())
         });
         child.kill().expect("it is killed");
         child.wait().expect("it ends");
