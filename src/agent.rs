@@ -1,6 +1,6 @@
 //! Agents: what a user declares, before it is validated into a plan.
 
-use std::any::{TypeId, type_name};
+use std::any::{Any, TypeId, type_name};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -144,7 +144,7 @@ impl<I: Input, O: 'static> Agent<I, O> {
 
     /// A side output of values of type `V`.
     pub fn side<V: Clone + 'static>(&mut self, name: impl Into<String>) -> Tag<V> {
-        self.sides.push(SidePlan { name: name.into(), type_name: type_name::<V>() });
+        self.sides.push(SidePlan { name: name.into(), type_name: type_name::<V>(), show: None });
         Tag::new(self.sides.len() as u32 - 1, self.id)
     }
 
@@ -362,9 +362,18 @@ impl<I: Input, O: 'static> Agent<I, O> {
     where
         O: Serialize,
     {
-        self.show_output = Some(|output| {
-            serde_json::to_string(output).unwrap_or_else(|error| Value::String(error.to_string()).to_string())
-        });
+        self.show_output = Some(as_json::<O>);
+        self
+    }
+
+    /// The same for the values of a side output.
+    ///
+    /// # Panics
+    /// When the side output is another agent's.
+    pub fn retain_side<V: Clone + Serialize + 'static>(&mut self, tag: Tag<V>) -> &mut Self {
+        assert_eq!(tag.agent, self.id, "a side output belongs to the agent that declared it");
+        let show = |value: &dyn Any| value.downcast_ref::<V>().map_or_else(String::new, as_json::<V>);
+        self.sides[tag.index as usize].show = Some(show);
         self
     }
 
@@ -404,6 +413,11 @@ impl<I: Input, O: 'static> Agent<I, O> {
         };
         Plan::new(program, &resource_names, self.direct, self.order, self.identity)
     }
+}
+
+/// A value as JSON; what is wrong with it where it has no such form.
+fn as_json<V: Serialize>(value: &V) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| Value::String(error.to_string()).to_string())
 }
 
 fn bytes_of<I: Serialize>(input: &I) -> Vec<u8> {

@@ -320,6 +320,10 @@ impl<K: Key, I: Input, O: 'static> Behavior for AgentBehavior<K, I, O> {
         self.opened().1.core.kept.take().map(|record| journal::encode(&record))
     }
 
+    fn take_beginning(&mut self, run: &mut Box<Run<O>>) -> Option<Vec<u8>> {
+        run.noting.as_mut().and_then(|noting| noting.take_noted_beginning())
+    }
+
     fn digest(&self, input: &I) -> u64 {
         self.plan.digest(input)
     }

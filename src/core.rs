@@ -28,7 +28,7 @@ use timely_agents_operators::slab::{RunToken, Slab};
 use crate::call::{Memo, ToldResult};
 use crate::error::Error;
 use crate::event::{Payload, names};
-use crate::follow::Held;
+use crate::follow::{Halted, Held};
 use crate::journal::{Asked, End, Given, Name, Recorded};
 use crate::left::LeftCall;
 use crate::memory::{Entry, Memory};
@@ -430,6 +430,9 @@ pub(crate) struct Core<O: 'static> {
     pub(crate) outside: Cell<bool>,
     /// Where that was.
     pub(crate) left: RefCell<Option<String>>,
+    /// Whether a run stops where its journal ends, and what it had done by then, if it is to outlive the process.
+    pub(crate) halts: Cell<bool>,
+    pub(crate) halted: RefCell<Option<Halted>>,
     /// Whether `history` is kept.
     keeps_sent: bool,
     /// Stands for the job and the agent in ids of runs.
@@ -479,6 +482,8 @@ impl<O> Core<O> {
             put_from: Cell::new((0, 0)),
             outside: Cell::new(false),
             left: RefCell::default(),
+            halts: Cell::new(false),
+            halted: RefCell::default(),
             keeps_sent,
             scope: Cell::new(scope("", &program.name)),
             program,

@@ -243,6 +243,30 @@ pub(crate) struct Held {
     pub(crate) timers: Vec<TimerStart>,
 }
 
+/// A run that has come to the end of its journal.
+#[derive(Debug)]
+pub(crate) struct Halted {
+    /// How it began, encoded.
+    pub(crate) beginning: Vec<u8>,
+    /// Its journal, entry by entry.
+    pub(crate) entries: Vec<Vec<u8>>,
+}
+
+impl<O> Core<O> {
+    /// Whether the active run stops here, at the end of its journal: it does if that is asked for, and it is not over.
+    pub(crate) fn halt(&self, run: &Run<O>) -> bool {
+        let goes_on = run.has_tasks() || !self.staged.borrow().queue.is_empty();
+        let halts = self.halts.get() && goes_on;
+        if halts {
+            let recorded = self.recorded.borrow();
+            let recorded = recorded.as_ref().map(|recorded| (recorded.beginning.clone(), recorded.entries.clone()));
+            let (beginning, entries) = recorded.unwrap_or_default();
+            *self.halted.borrow_mut() = Some(Halted { beginning, entries });
+        }
+        halts
+    }
+}
+
 impl<O> Run<O> {
     /// A wait of a task is over, as it was then.
     fn give(&mut self, core: &Core<O>, index: u32, end: Rc<End>, noted: bool) -> Result<(), String> {

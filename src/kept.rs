@@ -76,6 +76,7 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
             && let Some(noting) = &mut run.noting
         {
             noting.keep();
+            noting.begins_as(core.keep_beginning(noting.journal()));
         }
         run.cancelled = run.noting.as_mut().and_then(|noting| noting.given_up());
         run
@@ -157,6 +158,9 @@ impl<K: Key, I: Input, O: 'static> AgentBehavior<K, I, O> {
         if run.noting.as_ref().is_some_and(|noting| noting.has_past()) {
             if let Some(progress) = self.follow(head, run) {
                 return progress;
+            }
+            if self.opened().1.core.halt(run) {
+                return Progress::Suspended(());
             }
             // From here on it is a run as any other, which makes way for others.
             *fuel = (*fuel).min(AFTER_NOTES);

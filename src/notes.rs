@@ -22,6 +22,7 @@ use crate::core::TaskCell;
 use crate::ends::Ends;
 use crate::journal::{self, Asked, End, Name};
 use crate::left::{LeftCall, LeftCalls};
+use crate::record::Record;
 use crate::run::Run;
 
 /// One thing that happened.
@@ -129,6 +130,8 @@ pub(crate) struct Noting {
     notes: Vec<Note>,
     /// All before it, where the run is recorded when it is over.
     kept: Option<Vec<Note>>,
+    /// What is recorded of its beginning, until the first note of this start.
+    beginning: Option<Box<Record>>,
     /// Waits that are over since their task, named by its index, last took a turn; without their end where it is noted.
     arrived: Vec<(u32, u64, Option<Rc<End>>)>,
     /// Noted ends that were not given yet, and whether they are in the run's facts.
@@ -238,6 +241,16 @@ impl Noting {
     /// From here on all notes are kept, for the run's record.
     pub(crate) fn keep(&mut self) {
         self.kept.get_or_insert_default();
+    }
+
+    /// What is recorded with its first note.
+    pub(crate) fn begins_as(&mut self, beginning: Option<Box<Record>>) {
+        self.beginning = beginning;
+    }
+
+    /// The same, if the run is noted.
+    pub(crate) fn take_noted_beginning(&mut self) -> Option<Vec<u8>> {
+        self.beginning.take_if(|_| self.is_noted).map(|beginning| journal::encode(&beginning))
     }
 
     /// All that was noted since.
@@ -408,7 +421,8 @@ impl Noting {
         let from = std::mem::replace(&mut self.from, self.turns);
         self.is_noted = true;
         let body = journal::encode(&Body { start, began: self.began, from, notes });
-        RunNote { journal: self.journal, body }
+        let record = self.take_noted_beginning();
+        RunNote { journal: self.journal, body, record }
     }
 }
 

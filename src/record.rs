@@ -1,5 +1,5 @@
-//! Records: what is kept of a run that is over, where somebody wants to look at it later
-//! (`Checkpoints::retain_journals`).
+//! Records: what is kept of a run that is over, and of the beginning of one that is not, where somebody wants to look at it
+//! later (`Checkpoints::retain_journals`).
 //!
 //! From a record a run can be done again outside its job, against another program and without a call: it says what the run was
 //! about, which turns its tasks took, by which clock and with which ends of waits (as notes do, `notes`), what it put out, and
@@ -8,6 +8,7 @@
 //!
 //! # Invariants
 //! - Every run that ends has a record, however it ends; there is none of a run that fails its job.
+//! - A run that is noted has one of its beginning, before its first note: notes know an input by its digest only.
 //! - What is kept of a run that outlives its process is among the entries of its journal.
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::agent::Input;
 use crate::core::Core;
 use crate::journal::{self, Entry};
 use crate::notes::Note;
+use crate::plan::Program;
 use crate::run::Run;
 use crate::tagged::Tagged;
 
@@ -49,8 +51,8 @@ impl About {
 pub(crate) struct Puts {
     /// As JSON, where the agent keeps that (`Agent::retain_outputs`).
     pub(crate) outputs: Vec<Option<String>>,
-    /// How many values went to side outputs, by their names.
-    pub(crate) sides: BTreeMap<String, u64>,
+    /// The values of side outputs by their names, as JSON where the agent keeps them (`Agent::retain_side`).
+    pub(crate) sides: BTreeMap<String, Vec<Option<String>>>,
 }
 
 impl Puts {
@@ -58,10 +60,21 @@ impl Puts {
         self.outputs.is_empty() && self.sides.is_empty()
     }
 
+    /// Adds the values of side outputs that are among `items`.
+    pub(crate) fn add_sides<'a, O>(&mut self, program: &Program<O>, items: impl Iterator<Item = &'a Tagged>) {
+        for item in items {
+            if let Tagged::Side { tag, value } = item {
+                let side = &program.sides[*tag as usize];
+                let shown = side.show.map(|show| show(&**value));
+                self.sides.entry(side.name.clone()).or_default().push(shown);
+            }
+        }
+    }
+
     pub(crate) fn append(&mut self, more: Puts) {
         self.outputs.extend(more.outputs);
-        for (name, count) in more.sides {
-            *self.sides.entry(name).or_default() += count;
+        for (name, values) in more.sides {
+            self.sides.entry(name).or_default().extend(values);
         }
     }
 }
@@ -78,6 +91,8 @@ pub(crate) enum RunEnd {
     Cut(String),
     /// It was cancelled before it began.
     NotBegun(String),
+    /// It has not: this is the record of its beginning, which says what it is about and what its journal is known by.
+    Begun,
 }
 
 /// A place in memory that a run has changed.
@@ -109,9 +124,9 @@ pub(crate) struct Record {
 /// What is kept of a run that is not over.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Keeping {
-    about: About,
-    began: u64,
-    ended: bool,
+    pub(crate) about: About,
+    pub(crate) began: u64,
+    pub(crate) ended: bool,
     /// What its key remembered when it began.
     pub(crate) found: BTreeMap<What, Vec<u8>>,
     /// What it did before the process started.
@@ -121,6 +136,21 @@ pub(crate) struct Keeping {
 }
 
 impl Keeping {
+    /// What is recorded of the run when it is noted for the first time.
+    fn beginning(&self, journal: u64) -> Record {
+        Record {
+            about: self.about.clone(),
+            began: self.began,
+            until: self.began,
+            ended: self.ended,
+            journal: Some(journal),
+            script: Vec::new(),
+            puts: Puts::default(),
+            changes: Vec::new(),
+            end: RunEnd::Begun,
+        }
+    }
+
     /// What was kept of a run by the entries of its journal that hold; nothing if nothing was when it began.
     pub(crate) fn of_entries(entries: &[Entry]) -> Option<Box<Self>> {
         let kept = entries.iter().find_map(|entry| match entry {
@@ -145,6 +175,15 @@ impl Keeping {
 }
 
 impl Entry {
+    /// The same as notes say it, if a task took a turn, or has failed and may have failed the job.
+    pub(crate) fn turn(&self) -> Option<Note> {
+        match self {
+            Entry::Turn { .. } | Entry::Action { .. } => self.note(),
+            Entry::Again { task, .. } => Some(Note::Failed { task: *task }),
+            _ => None,
+        }
+    }
+
     /// The same as notes say it.
     fn note(&self) -> Option<Note> {
         Some(match self.clone() {
@@ -177,6 +216,11 @@ impl<O> Core<O> {
         *self.keeping.borrow_mut() = Some(Box::new(keeping));
     }
 
+    /// The record of the active run's beginning.
+    pub(crate) fn keep_beginning(&self, journal: u64) -> Option<Box<Record>> {
+        self.keeping.borrow().as_ref().map(|keeping| Box::new(keeping.beginning(journal)))
+    }
+
     /// The active run is driven: what is there was put out by others, or is kept.
     pub(crate) fn mark_puts(&self) {
         let effects = &self.staged.borrow().effects;
@@ -190,11 +234,7 @@ impl<O> Core<O> {
         let mut puts = Puts::default();
         let show = |output: &O| self.program.show_output.map(|show| show(output));
         puts.outputs.extend(effects.outputs[outputs..].iter().map(show));
-        for item in &effects.tagged[tagged..] {
-            if let Tagged::Side { tag, .. } = item {
-                *puts.sides.entry(self.program.sides[*tag as usize].name.clone()).or_default() += 1;
-            }
-        }
+        puts.add_sides(&self.program, effects.tagged[tagged..].iter());
         puts
     }
 
@@ -265,7 +305,7 @@ mod tests {
                 Ok(())
             });
             let plan = agent.build().unwrap();
-            let mut harness = Harness::<u64, u64, u64>::new(&plan, |n| *n).unwrap().outside(None);
+            let mut harness = Harness::<u64, u64, u64>::new(&plan, |n| *n).unwrap().outside(Vec::new());
             harness = harness.restored_by(0, |_| Ok(())).unwrap();
             harness.hold_notes();
             harness.push(0, 7);

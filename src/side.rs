@@ -1,5 +1,6 @@
 //! Side outputs: streams beside the main one, each of its own type.
 
+use std::any::Any;
 use std::marker::PhantomData;
 
 use serde::Serialize;
@@ -30,4 +31,7 @@ impl<V> Copy for Tag<V> {}
 pub(crate) struct SidePlan {
     pub(crate) name: String,
     pub(crate) type_name: &'static str,
+    /// How records show a value, if they do.
+    #[serde(skip)]
+    pub(crate) show: Option<fn(&dyn Any) -> String>,
 }

@@ -214,6 +214,8 @@ pub struct RunNote {
     pub journal: u64,
     /// The journal since the run's last note. It tells where it ends.
     pub body: Vec<u8>,
+    /// What is recorded of the run's beginning, with its first note; only where runs are recorded.
+    pub record: Option<Vec<u8>>,
 }
 
 /// What stands for a notification where inputs are known by digests.
@@ -399,6 +401,12 @@ pub trait Behavior: 'static {
 
     /// What is to be kept of the run that has just ended, where runs are recorded.
     fn take_record(&mut self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// What is recorded of the beginning of a run that had notes before a crash, where runs are recorded; once.
+    fn take_beginning(&mut self, run: &mut Self::Run) -> Option<Vec<u8>> {
+        let _ = run;
         None
     }
 

@@ -457,9 +457,9 @@ impl<T: EpochTime, O: 'static, S: 'static> Sink<T, O, S> for Ports<'_, T, O, S> 
         }
     }
 
-    fn record(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Completion) {
+    fn record(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Option<Completion>) {
         if let Some(journal) = self.journal {
-            self.put(journal, Note { component: RUNS + journal.component, group, epoch, key, bytes }, Some(then));
+            self.put(journal, Note { component: RUNS + journal.component, group, epoch, key, bytes }, then);
         }
     }
 

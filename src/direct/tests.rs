@@ -114,7 +114,7 @@ impl Sink<u64, Said, Tagged> for Outside {
         self.notes.push(Note { component: 0, group, epoch, key, bytes });
         self.noted.extend(then);
     }
-    fn record(&mut self, _: u32, _: u64, _: Vec<u8>, _: Vec<u8>, _: Completion) {
+    fn record(&mut self, _: u32, _: u64, _: Vec<u8>, _: Vec<u8>, _: Option<Completion>) {
         unreachable!("nobody asks for records")
     }
     fn spawn(&mut self, call: CallRef, name: Cow<'static, str>, _: CallJob) -> Option<AbortHandle> {

@@ -35,7 +35,7 @@ use self::agent::{AgentState, Facts};
 use self::collection::CollectionState;
 pub(crate) use self::description::Description;
 use self::formats::Formats;
-pub use self::replay::{CallResult, Difference, Replayed, replay};
+pub use self::replay::{CallResult, Difference, NotReplayed, Replay, Replayed, Unknown, replay};
 pub use self::run::{
     ActionVersion, Attempt, Changed, Dropped, Event, RunJournal, State, Step, StoredNotes, Task, Try, Wait,
 };

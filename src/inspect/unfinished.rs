@@ -66,13 +66,19 @@ pub(super) fn entry(formats: &Formats, bytes: &[u8]) -> Value {
         Ok(Entry::Action { name, version }) => json!({"action": {"name": name, "version": version}}),
         Ok(Entry::Kept(_)) => json!({"kept": {}}),
         Ok(Entry::Put(puts)) => {
-            let outputs = puts.outputs.iter().map(|output| {
-                output.as_ref().map_or(Value::Null, |text| serde_json::from_str(text).unwrap_or(Value::Null))
-            });
-            json!({"put": {"outputs": outputs.collect::<Vec<_>>(), "sides": puts.sides}})
+            let sides = puts.sides.iter().map(|(name, values)| (name.clone(), kept(values))).collect();
+            json!({"put": {"outputs": kept(&puts.outputs), "sides": Value::Object(sides)}})
         }
         Err(_) => json!({"bytes": hex(bytes)}),
     }
+}
+
+/// What was put out; null where that is not kept.
+fn kept(values: &[Option<String>]) -> Value {
+    let value = |text: &Option<String>| {
+        text.as_ref().map_or(Value::Null, |text| serde_json::from_str(text).unwrap_or(Value::Null))
+    };
+    values.iter().map(value).collect()
 }
 
 /// A signal that is kept.

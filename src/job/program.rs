@@ -4,6 +4,7 @@
 //! - One parser for all of them: an option that nobody declared is refused.
 //! - What is wrong is said in one line that names the option, with nothing started.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Display;
 use std::path::Path;
@@ -20,7 +21,7 @@ use timely_agents_operators::time::EpochTime;
 
 use super::{Job, execute_with};
 use crate::agent::Input;
-use crate::inspect;
+use crate::inspect::{self, Replay, Unknown};
 use crate::plan::Plan;
 
 /// The options of the runtime for calls.
@@ -254,13 +255,23 @@ impl Arguments {
         let store = DirStore::existing(&dir)
             .map_err(|error| Failure::data(format!("--{REPLAY} {dir}: no checkpoints can be read there: {error}")))?;
         let (key, sequence) = (self.matches.opt_str(REPLAY_KEY), self.parsed(REPLAY_RUN)?);
-        let runs = inspect::replay::<T, K, I, O>(plan, &store, key.as_deref(), sequence)?;
-        for run in &runs {
-            if self.matches.opt_present(REPLAY_JSON) {
-                let line = serde_json::to_string(run);
+        let Replay { runs, not_replayed } = inspect::replay::<T, K, I, O>(plan, &store, key.as_deref(), sequence)?;
+        if self.matches.opt_present(REPLAY_JSON) {
+            let lines = runs.iter().map(serde_json::to_string).chain(not_replayed.iter().map(serde_json::to_string));
+            for line in lines {
                 println!("{}", line.map_err(|error| Failure::data(format!("a run cannot be shown: {error}")))?);
-            } else {
+            }
+        } else {
+            for run in &runs {
                 println!("{run}");
+            }
+            let mut counts: BTreeMap<Unknown, usize> = BTreeMap::new();
+            for run in &not_replayed {
+                *counts.entry(run.not_replayed).or_default() += 1;
+            }
+            for (why, count) in counts {
+                let runs = if count == 1 { "run that is not committed is" } else { "runs that are not committed are" };
+                println!("agent {}: {count} {runs} not replayed: {why}", plan.name());
             }
         }
         let mut replayed = self.replayed.lock().unwrap_or_else(PoisonError::into_inner);

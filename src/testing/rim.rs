@@ -101,9 +101,12 @@ impl<T: Clone, K, O> Sink<T, (K, O), Tagged> for Rim<T, K, O> {
         self.noted.extend(then);
     }
 
-    fn record(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Completion) {
-        self.records.push(Note { component: RUNS, group, epoch, key, bytes });
-        self.noted.push(then);
+    fn record(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Option<Completion>) {
+        // Nobody waits for that of a beginning.
+        if let Some(then) = then {
+            self.records.push(Note { component: RUNS, group, epoch, key, bytes });
+            self.noted.push(then);
+        }
     }
 
     fn spawn(&mut self, call: CallRef, name: Cow<'static, str>, job: CallJob) -> Option<AbortHandle> {

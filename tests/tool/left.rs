@@ -92,9 +92,9 @@ fn call_that_has_left_is_shown_and_compared() {
 
     let store = DirStore::existing(place.path()).expect("a directory");
     for (amount, differs) in [(5, false), (6, true)] {
-        let runs =
+        let replay =
             inspect::replay::<u64, String, _, _>(&plan(amount), &store, Some("a"), None).expect("it can be replayed");
-        let [replayed] = &runs[..] else { panic!("{runs:?}") };
+        let [replayed] = &replay.runs[..] else { panic!("{replay:?}") };
         assert_eq!(replayed.is_same(), !differs, "{replayed}");
         if differs {
             let [Difference::Call(why)] = &replayed.differences[..] else { panic!("{replayed}") };

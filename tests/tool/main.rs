@@ -11,6 +11,7 @@ mod exact;
 mod jobs;
 mod left;
 mod live;
+mod midway;
 mod rules;
 mod runs;
 mod support;

@@ -50,6 +50,10 @@ struct Rules {
     form: String,
     /// What is remembered on top of what is spent.
     bonus: u32,
+    /// What is told to the audit on top of that, how often, and whether the values are kept.
+    audit: u32,
+    audits: u32,
+    keeps: bool,
     /// How long an answer takes, in milliseconds.
     takes: u64,
 }
@@ -62,12 +66,15 @@ impl Rules {
             question: arguments.value("question").unwrap_or_else(|| "may it go on?".to_owned()),
             form: arguments.value("form").unwrap_or_else(|| "answer".to_owned()),
             bonus: arguments.parsed("bonus")?.unwrap_or(0),
+            audit: arguments.parsed("audit")?.unwrap_or(0),
+            audits: arguments.parsed("audits")?.unwrap_or(1),
+            keeps: arguments.value("keeps").is_none(),
             takes: arguments.parsed("takes")?.unwrap_or(1),
         })
     }
 
     fn plan(self) -> Plan<Order, String> {
-        let Rules { carry, limit, question, form, bonus, takes } = self;
+        let Rules { carry, limit, question, form, bonus, audit: more, audits, keeps, takes } = self;
         let mut agent = Agent::<Order, String>::new("spending");
         if carry {
             agent.carry();
@@ -76,12 +83,15 @@ impl Rules {
         agent.retain_outputs();
         let spent = agent.memory::<u32>("spent");
         let audit = agent.side::<u32>("audit");
+        if keeps {
+            agent.retain_side(audit);
+        }
         agent.on_input("count", move |(_, amount): &Order, ctx| {
             let total = ctx.update(spent, |spent| {
                 *spent += amount + bonus;
                 *spent
             });
-            ctx.side(audit, total);
+            (0..audits).for_each(|_| ctx.side(audit, total + more));
             if *amount % 5 == 0 {
                 // In another start it is another.
                 ctx.output(format!("counted at {:?}", ctx.now()));
@@ -148,6 +158,9 @@ fn job() -> Result<(), Failure> {
         .option("question", "TEXT", "what")
         .option("form", "TEXT", "how an answer is put out")
         .option("bonus", "NUM", "what is remembered on top")
+        .option("audit", "NUM", "what is told to the audit on top")
+        .option("audits", "NUM", "how often")
+        .option("keeps", "NO", "the audit is not kept")
         .option("out", "DIR", "where outputs go")
         .option("takes", "MS", "how long an answer takes");
     let arguments = program.parse(text.lines())?.ok_or_else(|| Failure::usage("it helps nobody"))?;
@@ -170,6 +183,11 @@ fn job() -> Result<(), Failure> {
 #[test]
 #[ignore = "it is started by other tests, in processes of their own"]
 fn program() {
+    as_program(job);
+}
+
+/// Makes the test that calls this a program, if it was started as one.
+pub(crate) fn as_program(job: fn() -> Result<(), Failure>) {
     if env::var("TOOL_PROGRAM").is_err() {
         return;
     }
@@ -185,36 +203,43 @@ fn program() {
 }
 
 /// The program, its checkpoints, and how its work is done.
-struct Jobs {
+pub(crate) struct Jobs {
     place: TempDir,
-    carry: bool,
-    workers: usize,
+    pub(crate) carry: bool,
+    pub(crate) workers: usize,
+    /// The test that is the program.
+    test: &'static str,
 }
 
 impl Jobs {
     fn new(carry: bool, workers: usize) -> Self {
-        Jobs { place: TempDir::new().expect("a temporary directory"), carry, workers }
+        Jobs::of("rules::program", carry, workers)
     }
 
-    fn checkpoints(&self) -> PathBuf {
+    pub(crate) fn of(test: &'static str, carry: bool, workers: usize) -> Self {
+        Jobs { place: TempDir::new().expect("a temporary directory"), carry, workers, test }
+    }
+
+    pub(crate) fn checkpoints(&self) -> PathBuf {
         self.place.path().join("checkpoints")
     }
 
     /// A script that starts the program with its arguments.
-    fn script(&self) -> PathBuf {
+    pub(crate) fn script(&self) -> PathBuf {
         let script = self.place.path().join("program");
         let test = env::current_exe().expect("the path of the test");
         let text = format!(
-            "#!/bin/sh\nTOOL_ARGUMENTS=$(printf '%s\\n' \"$@\") TOOL_PROGRAM=1 exec '{}' --exact rules::program --ignored \
+            "#!/bin/sh\nTOOL_ARGUMENTS=$(printf '%s\\n' \"$@\") TOOL_PROGRAM=1 exec '{}' --exact {} --ignored \
              --nocapture --test-threads 1\n",
-            test.display()
+            test.display(),
+            self.test
         );
         fs::write(&script, text).expect("a script");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it can be run");
         script
     }
 
-    fn start(&self, more: &[&str]) -> Child {
+    pub(crate) fn start(&self, more: &[&str]) -> Child {
         let (workers, form) = (self.workers.to_string(), if self.carry { "carry" } else { "hold" });
         Command::new(self.script())
             .args(["-w", &workers, "--form-of-work", form, "--checkpoints"])
@@ -229,7 +254,7 @@ impl Jobs {
             .expect("the program starts")
     }
 
-    fn finish(&self, more: &[&str]) {
+    pub(crate) fn finish(&self, more: &[&str]) {
         let output = self.start(more).wait_with_output().expect("the program ends");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
@@ -274,7 +299,7 @@ impl Jobs {
     }
 
     /// What the tool says of a replay against the program with these rules.
-    fn replay(&self, own: &[&str], rules: &[&str]) -> Outcome {
+    pub(crate) fn replay(&self, own: &[&str], rules: &[&str]) -> Outcome {
         let (dir, script) = (self.checkpoints(), self.script());
         let form = if self.carry { "carry" } else { "hold" };
         let (dir, script) = (dir.to_str().expect("UTF-8"), script.to_str().expect("UTF-8"));
@@ -283,7 +308,7 @@ impl Jobs {
 }
 
 /// The lines about runs, without what the harness of tests says around them.
-fn lines(outcome: &Outcome) -> Vec<&str> {
+pub(crate) fn lines(outcome: &Outcome) -> Vec<&str> {
     outcome.stdout.lines().filter(|line| line.starts_with("agent ") || line.starts_with("    ")).collect()
 }
 
@@ -297,7 +322,7 @@ fn assert_same(outcome: &Outcome, what: &str) {
 }
 
 #[track_caller]
-fn assert_differs(outcome: &Outcome, parts: &[&str]) {
+pub(crate) fn assert_differs(outcome: &Outcome, parts: &[&str]) {
     assert_eq!(outcome.code, Some(1), "{outcome:#?}");
     assert!(outcome.stderr.contains("runs differ with this program"), "{outcome:#?}");
     for part in parts {
@@ -333,12 +358,25 @@ fn check(jobs: &Jobs, what: &str) {
     // What it remembers.
     let bonus = jobs.replay(&["--key", "c", "--sequence", "1"], &["--bonus", "1"]);
     assert_differs(&bonus, &["agent spending, key \"c\", run 1: DIFFERS", "memory spent: recorded 2, replayed 3"]);
-    assert_eq!(lines(&bonus).len(), 2, "{what}: {bonus:#?}");
+    assert_eq!(lines(&bonus).len(), 3, "{what}: {bonus:#?}");
     let bonus = jobs.replay(&["--key", "c", "--sequence", "1", "--json"], &["--bonus", "1"]);
     let line = bonus.stdout.lines().find(|line| line.starts_with('{')).expect("a run");
     let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
-    let spent = json!([{"memory": {"place": "spent", "recorded": 2, "replayed": 3}}]);
+    let spent = json!([
+        {"side": {"name": "audit", "number": 1, "recorded": 2, "replayed": 3}},
+        {"memory": {"place": "spent", "recorded": 2, "replayed": 3}},
+    ]);
     assert_eq!((bonus.code, &line["state"], &line["differences"]), (Some(1), &json!("over"), &spent), "{what}: {line}");
+    // What goes to a side output, by value where it is kept.
+    let one = ["--key", "c", "--sequence", "1"];
+    let audit = jobs.replay(&one, &["--audit", "7"]);
+    assert_differs(&audit, &["side output \"audit\", value 1: recorded 2, replayed 9"]);
+    assert_eq!(lines(&audit).len(), 2, "{what}: {audit:#?}");
+    let audits = jobs.replay(&one, &["--audits", "2"]);
+    assert_differs(&audits, &["side output \"audit\", value 2: recorded none, replayed 2"]);
+    let audits = jobs.replay(&one, &["--audits", "2", "--keeps", "no"]);
+    assert_differs(&audits, &["side output \"audit\": recorded 1 values, replayed 2; what they are is not kept"]);
+    assert_eq!(jobs.replay(&one, &["--audit", "7", "--keeps", "no"]).code, Some(0));
     results(jobs, what);
     assert!(files(&jobs.checkpoints()) == before, "{what}: nothing is changed");
     let none = jobs.replay(&["--key", "c", "--sequence", "100"], &[]);
@@ -355,9 +393,14 @@ fn results(jobs: &Jobs, what: &str) {
         |more: &[&str]| run(&[&["run", dir, "--agent", "spending", "--key", "e", "--sequence", "6"], more].concat());
     let bytes = journal(&[]);
     let text = bytes.lines().join("\n");
-    for part in
-        ["input [\"e\",9]", "gave 0x013b", "put out \"", "memory spent: was 50, is 0", "memory last.answer: was null"]
-    {
+    for part in [
+        "input [\"e\",9]",
+        "gave 0x013b",
+        "put out \"",
+        "memory spent: was 50, is 0",
+        "memory last.answer: was null",
+        "put out to audit 59",
+    ] {
         assert!(text.contains(part), "{what}, no {part:?}: {text}");
     }
     let form = if jobs.carry { "carry" } else { "hold" };

@@ -315,7 +315,7 @@ fn runs_of_a_job_at_work_are_replayed() {
             last = newest;
             // While there is no agent, or no checkpoint yet, there is nothing to look at.
             let plan = plan(carry, false);
-            let replayed = inspect::replay::<u64, String, _, _>(&plan, &store()?, Some("z"), None).ok()?;
+            let replayed = inspect::replay::<u64, String, _, _>(&plan, &store()?, Some("z"), None).ok()?.runs;
             assert!(replayed.iter().all(inspect::Replayed::is_same), "carry {carry}: {replayed:?}");
             looks += u32::from(!replayed.is_empty());
             (looks >= 5).then_some(())
@@ -344,7 +344,7 @@ fn unfinished_runs_are_replayed_against_the_program_at_hand() {
     let before = files(place.path());
     let store = DirStore::existing(place.path()).expect("a directory");
     let replayed = |plan: &Plan<Order, u32>, key: Option<&str>| {
-        let mut runs = inspect::replay::<u64, String, _, _>(plan, &store, key, None).expect("it can be replayed");
+        let mut runs = inspect::replay::<u64, String, _, _>(plan, &store, key, None).expect("it can be replayed").runs;
         assert_eq!(runs.len(), 1, "{runs:?}");
         runs.remove(0)
     };

@@ -101,7 +101,8 @@ impl Checkpoints {
 
     /// For how many epochs beyond their commit journals are kept, for who looks at runs that are over; none unless told
     /// otherwise. They go in segments of some megabytes, so some are there for longer. With any number above zero each run
-    /// is recorded when it is over, and no epoch is committed before the records of its runs are durable.
+    /// is recorded when it is over, and no epoch is committed before the records of its runs are durable; a run that is noted
+    /// is recorded with its first note, too.
     pub fn retain_journals(mut self, epochs: u64) -> Self {
         self.options.retain = epochs;
         self

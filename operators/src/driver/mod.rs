@@ -79,8 +79,8 @@ pub trait Sink<T, O, S> {
     fn facts(&mut self, block: Block<T>);
     /// Makes a note of `key`, whose group and epoch are given, durable; `then` comes through the completion queue.
     fn note(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Option<Completion>);
-    /// The same for the record of a run that is over.
-    fn record(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Completion);
+    /// The same for the record of a run.
+    fn record(&mut self, group: u32, epoch: u64, key: Vec<u8>, bytes: Vec<u8>, then: Option<Completion>);
     /// Starts a call off the worker; its end comes through the completion queue.
     fn spawn(&mut self, call: CallRef, name: Cow<'static, str>, job: CallJob) -> Option<AbortHandle>;
 }
@@ -500,6 +500,9 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         }
         if self.carried.is_some() {
             self.changed(head.key, &self.at(time));
+        }
+        if self.records.is_some() {
+            self.record_beginning(token, sink);
         }
         if self.behavior.wants_control() {
             self.control(token, sink);

@@ -25,7 +25,7 @@ use super::mailbox::Waiting;
 use smallvec::SmallVec;
 
 use super::begun::Begun;
-use super::{Arrived, Driver, Emission, Sink};
+use super::{Arrived, Driver, Emission, Sink, records};
 use crate::behavior::{Begins, Behavior, CallJob, PastRun, Progress, RunHead, RunNote, Work, notification_digest};
 use crate::completion::{CallRef, CallResult, Completion};
 use crate::encoded::encoded;
@@ -526,12 +526,16 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let active = self.runs.get(run).expect("in flight");
         let (key, sequence, digest) = (active.head.key, active.head.sequence, active.digest);
         let epoch = self.at(&active.time).epoch();
+        let record = note.record.map(|body| records::encoded(sequence, &active.time, body));
         let (Some(notes), Some(seal)) = (&mut self.notes, &mut self.seal) else { return };
         let newest = self.states[key.index()].sequence;
         let begun = notes.begun.take(key, newest, |input| self.behavior.digest(input));
         let written = Written { sequence, digest, journal: note.journal, begun, body: note.body };
         let bytes = encoded(&written).unwrap_or_else(|e| panic!("a note cannot be encoded: {e}"));
         let (group, key) = seal.place(key);
+        if let Some(record) = record {
+            sink.record(group, epoch, key.clone(), record, None);
+        }
         sink.note(group, epoch, key, bytes, then);
     }
 }

@@ -1,4 +1,5 @@
-//! Records of runs that are over, where somebody wants to look at them later.
+//! Records of runs, where somebody wants to look at them later: of those that are over, and of the beginnings of those that
+//! are noted.
 //!
 //! # Invariants
 //! - No epoch is committed before the records of the runs that ended in it are durable: until then their times are open
@@ -12,6 +13,7 @@ use super::{Driver, Emission, Sink};
 use crate::behavior::{Behavior, RunHead};
 use crate::completion::Completion;
 use crate::journal::RunRecord;
+use crate::slab::RunToken;
 use crate::time::EpochTime;
 
 /// Records that are not durable yet, by their numbers.
@@ -27,6 +29,13 @@ impl<T> Default for Records<T> {
     }
 }
 
+/// The record of a run about something at `time`.
+pub(super) fn encoded<T: EpochTime>(sequence: u64, time: &T, body: Vec<u8>) -> Vec<u8> {
+    let time = postcard::to_allocvec(time).unwrap_or_else(|e| panic!("{time:?} cannot be encoded: {e}"));
+    let record = RunRecord { sequence, time, body };
+    postcard::to_allocvec(&record).unwrap_or_else(|e| panic!("a record cannot be encoded: {e}"))
+}
+
 impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> {
     /// Records the run that has just ended, about something at `time`.
     pub(super) fn record<K>(&mut self, head: &RunHead, time: &T, sink: &mut K)
@@ -36,15 +45,27 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
         let at = self.at(time);
         let (Some(records), Some(seal)) = (&mut self.records, &mut self.seal) else { return };
         let Some(body) = self.behavior.take_record() else { return };
-        let time = postcard::to_allocvec(time).unwrap_or_else(|e| panic!("{time:?} cannot be encoded: {e}"));
-        let record = RunRecord { sequence: head.sequence, time, body };
-        let bytes = postcard::to_allocvec(&record).unwrap_or_else(|e| panic!("a record cannot be encoded: {e}"));
+        let bytes = encoded(head.sequence, time, body);
         let number = records.next;
         records.next += 1;
         seal.unrecorded.add(&at, 1);
         records.waiting.insert(number, at.clone());
         let (group, key) = seal.place(head.key);
-        sink.record(group, at.epoch(), key, bytes, Completion::Recorded { number });
+        sink.record(group, at.epoch(), key, bytes, Some(Completion::Recorded { number }));
+    }
+
+    /// Records the beginning of a run that had notes before a crash: it may make no other.
+    pub(super) fn record_beginning<K>(&mut self, run: RunToken, sink: &mut K)
+    where
+        K: Sink<T, E::Item, B::Tagged>,
+    {
+        let active = self.runs.get_mut(run).expect("in flight");
+        let Some(body) = self.behavior.take_beginning(&mut active.run) else { return };
+        let (head, time) = (active.head, active.time.clone());
+        if let Some(seal) = &self.seal {
+            let (group, key) = seal.place(head.key);
+            sink.record(group, self.at(&time).epoch(), key, encoded(head.sequence, &time, body), None);
+        }
     }
 
     /// A record is durable.

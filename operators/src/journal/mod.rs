@@ -49,11 +49,11 @@ pub struct Written {
     pub body: Vec<u8>,
 }
 
-/// Notes of component `RUNS + n` are records of runs of component `n` that are over. They are for people: no start reads
-/// them.
+/// Notes of component `RUNS + n` are records of runs of component `n`: of those that are over, and of the beginnings of those
+/// that have notes. They are for people: no start reads them.
 pub const RUNS: u32 = 1 << 31;
 
-/// What is kept of a run that is over.
+/// What is kept of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunRecord {
     /// The run's number among those of its key.

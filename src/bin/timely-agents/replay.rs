@@ -18,8 +18,10 @@ pub(crate) const COMMAND: Command = Command {
     about: "This tool does not know your program: it starts it with --replay DIR and with what follows --, which programs have\n\
             that say so (see `Arguments::replay`). Each run goes the way of its journal, with the results that its calls\n\
             had, up to its first call without one. It has the runs that are unfinished in the newest checkpoint, of agents\n\
-            that carry, and those that are over and were recorded, with --retain-journals. What differs is said: calls by\n\
-            name and arguments, outputs, memory, how the run ends.\n\
+            that carry; those that have begun behind it, as all in progress of agents that hold, where their inputs are\n\
+            recorded; and those that are over and were recorded, with --retain-journals. What differs is said: calls by\n\
+            name and arguments, outputs, events, memory, how the run ends. Runs that have a journal and cannot be\n\
+            replayed are counted.\n\
             The exit code is 0 if no run differs, 1 if one does or runs cannot be replayed, and 2 for a wrong command line.",
     options: |options| {
         options.optopt("", "program", "the program, as it would be started", "PATH");

@@ -5,16 +5,15 @@ use std::fmt::{self, Display, Formatter};
 use serde::Serialize;
 use serde_json::Value;
 
-/// One difference.
+/// One difference. Where something has no counterpart, that is missing; a value that is not kept is null.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Difference {
     /// Another call, or one more or less: what was asked for, and what is now.
     Call(String),
-    /// An output: its number in the run, from 1; what it was, and is. One that is not there is missing; a value that is not
-    /// kept is null.
+    /// An output.
     Output {
-        /// Its number.
+        /// Its number in the run, from 1.
         number: usize,
         /// What it was.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -23,16 +22,41 @@ pub enum Difference {
         #[serde(skip_serializing_if = "Option::is_none")]
         replayed: Option<Value>,
     },
-    /// How many values went to a side output.
+    /// A value of a side output.
     Side {
+        /// The side output's name.
+        name: String,
+        /// The value's number in the run among those of this side output, from 1.
+        number: usize,
+        /// What it was.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recorded: Option<Value>,
+        /// What it is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        replayed: Option<Value>,
+    },
+    /// How many values went to a side output, where the values are not kept.
+    Sides {
         /// Its name.
         name: String,
         /// How many did.
-        recorded: u64,
+        recorded: usize,
         /// How many do.
-        replayed: u64,
+        replayed: usize,
     },
-    /// What a slot or path holds when the run is over; null where it holds nothing.
+    /// An event that a finished step of an unfinished run has sent.
+    Event {
+        /// Its number among those that are compared, from 1.
+        number: usize,
+        /// What it was: its name, and what it said.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recorded: Option<Value>,
+        /// What it is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        replayed: Option<Value>,
+    },
+    /// What a slot or path holds when the run is over, or, of an unfinished one, behind its finished steps; null where it
+    /// holds nothing.
     Memory {
         /// The slot's name, or the path.
         place: String,
@@ -58,8 +82,17 @@ impl Display for Difference {
             Difference::Output { number, recorded, replayed } => {
                 write!(f, "output {number}: recorded {}, replayed {}", shown(recorded), shown(replayed))
             }
-            Difference::Side { name, recorded, replayed } => {
-                write!(f, "side output {name:?}: recorded {recorded} values, replayed {replayed}")
+            Difference::Side { name, number, recorded, replayed } => {
+                write!(f, "side output {name:?}, value {number}: recorded {}", shown(recorded))?;
+                write!(f, ", replayed {}", shown(replayed))
+            }
+            Difference::Sides { name, recorded, replayed } => write!(
+                f,
+                "side output {name:?}: recorded {recorded} values, replayed {replayed}; what they are is not kept \
+                 (`Agent::retain_side`)"
+            ),
+            Difference::Event { number, recorded, replayed } => {
+                write!(f, "event {number}: recorded {}, replayed {}", shown(recorded), shown(replayed))
             }
             Difference::Memory { place, recorded, replayed } => {
                 write!(f, "memory {place}: recorded {recorded}, replayed {replayed}")

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! newest checkpoint ── a key's unfinished run, with notes behind it ──┐
-//! records of runs that are over ── memory that they found ────────────┴▶ the plan, in a harness of its own ──▶ differences
+//! records of what began behind it, with notes ─────────────────────────┼▶ the plan, in a harness of its own ──▶ differences
+//! records of runs that are over ── memory that they found ────────────┘
 //! ```
 //! A run goes the way of its journal: who takes the next turn, the clock and the ends of waits are what they were. Where it
 //! asks for something else it goes on by itself, up to its first call whose end is not known.
@@ -10,115 +11,40 @@
 //! # Invariants
 //! - No call is made: those whose ends are not in the journal are named, and left. Nothing is changed.
 //! - One run does not see another: each has a harness with the facts and notes of its key alone.
+//! - A run that has a journal behind the checkpoint and cannot be done again is named.
 
+mod again;
+mod begun;
 mod difference;
 mod over;
+mod puts;
+mod replayed;
+mod steps;
+mod told;
 mod unfinished;
 
-use std::collections::BTreeMap;
-use std::fmt::{self, Display, Formatter};
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use timely_agents_operators::checkpoint::{
     Catalogue, CheckpointStore, Component, ComponentKind, Error, Manifest, Shape, Stored,
 };
 use timely_agents_operators::cluster::Failure;
 use timely_agents_operators::fact::What;
-use timely_agents_operators::journal::{RUNS, RunRecord};
 use timely_agents_operators::keys::Key;
 use timely_agents_operators::time::EpochTime;
 
+use self::again::Memory;
 pub use self::difference::Difference;
+pub use self::replayed::{CallResult, NotReplayed, Replay, Replayed, Unknown};
+use self::told::OfKey;
 use super::description::Description;
 use super::formats::Formats;
 use super::run::{State, StoredNotes};
 use super::{Selection, list, order};
 use crate::agent::Input;
-use crate::call::{ToldResult, place_of};
 use crate::format::Format;
-use crate::journal::{Entry, holding};
 use crate::plan::Plan;
-
-/// What a call has given, as its program knows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CallResult {
-    /// The task's place in the run, as a [`Task`](super::Task) has it.
-    pub task: String,
-    /// The attempt of the task, from 1.
-    pub task_attempt: u32,
-    /// The call's place among the waits of its task.
-    pub wait: u32,
-    /// The attempt of the call, from 1.
-    pub attempt: u32,
-    /// What it gave.
-    pub value: Value,
-}
-
-impl CallResult {
-    fn of(told: ToldResult) -> Self {
-        let ToldResult { task, ordinal, value } = told;
-        let (wait, number) = place_of(ordinal);
-        CallResult {
-            task: format!("{:016x}", task.path),
-            task_attempt: task.attempt,
-            wait,
-            attempt: number / 2 + 1,
-            value: serde_json::from_str(&value).unwrap_or(Value::Null),
-        }
-    }
-}
-
-/// A run, done again.
-#[derive(Clone, Debug, Serialize)]
-pub struct Replayed {
-    /// The agent.
-    pub agent: String,
-    /// The key, as it shows.
-    pub key: Value,
-    /// The run's number among those of its key.
-    pub sequence: u64,
-    /// What had become of it: unfinished or over.
-    pub state: State,
-    /// Where it is not what it was.
-    pub differences: Vec<Difference>,
-    /// Calls that it asks for where its journal ends: a job would make them, or wait for them.
-    pub calls: Vec<String>,
-    /// How many outputs it makes before such calls; of an unfinished run, behind its journal.
-    pub outputs: usize,
-    /// Whether it is over then.
-    pub over: bool,
-    /// What its calls gave, as far as it has asked for it.
-    pub results: Vec<CallResult>,
-}
-
-impl Replayed {
-    /// Whether it is what it was.
-    pub fn is_same(&self) -> bool {
-        self.differences.is_empty()
-    }
-}
-
-impl Display for Replayed {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Replayed { agent, key, sequence, state, differences, calls, outputs, over, .. } = self;
-        write!(f, "agent {agent}, key {key}, run {sequence}: ")?;
-        f.write_str(if differences.is_empty() { "same" } else { "DIFFERS" })?;
-        let unfinished = *state == State::Unfinished;
-        if !calls.is_empty() {
-            let calls: Vec<String> = calls.iter().map(|name| format!("{name:?}")).collect();
-            write!(f, ", goes on with call {}", calls.join(", "))?;
-        } else if !over && differences.is_empty() {
-            f.write_str(if unfinished { ", waits" } else { ", and was cut short there" })?;
-        } else if unfinished && differences.is_empty() {
-            f.write_str(", ends without another call")?;
-        }
-        if unfinished && *outputs > 0 {
-            write!(f, ", puts out {outputs} more")?;
-        }
-        differences.iter().try_for_each(|difference| write!(f, "\n    {difference}"))
-    }
-}
 
 /// Checkpoints that may be removed, one after the other, while they are read.
 const TRIES: usize = 10;
@@ -134,14 +60,21 @@ struct Agent<'a, I: 'static, O: 'static> {
     formats: Formats,
 }
 
-/// Does runs of `plan`'s agent again: those that are unfinished in the newest checkpoint, with the notes behind it, and those
-/// that are over and were recorded (`Checkpoints::retain_journals`); of all keys, or of one as it shows; all runs of
-/// it, or the one of a number. `T` is the type of the dataflow's times and `K` that of the keys, as in the job.
+/// Does runs of `plan`'s agent again: those that are unfinished in the newest checkpoint, with the notes behind it; those
+/// that have begun behind it; and those that are over and were recorded
+/// (`Checkpoints::retain_journals`); of all keys, or of one as it shows; all runs of it, or the one of a number. `T` is the type
+/// of the dataflow's times and `K` that of the keys, as in the job.
 ///
-/// Unfinished runs are those of agents that carry; inputs that wait do not begin, and what such a run put out before its journal
-/// ends is not compared. Of runs that are over all is: calls, outputs (their values, where the agent keeps them:
-/// [`Agent::retain_outputs`](crate::Agent::retain_outputs)), the numbers of values of side outputs, memory, and how they end.
-/// The agent's `on_open` is called for each run.
+/// - A run that is over is compared as a whole: calls, outputs (their values, where the agent keeps them:
+///   [`Agent::retain_outputs`](crate::Agent::retain_outputs), [`Agent::retain_side`](crate::Agent::retain_side); otherwise
+///   their numbers), memory, and how it ends.
+/// - A run that is unfinished in the checkpoint, which are those of agents that carry, is compared up to where its journal ends:
+///   calls, what its finished steps wrote and sent and, where journals are retained, outputs.
+/// - A run that is not over and has begun behind the checkpoint, as all of agents that hold have, is compared by its calls:
+///   nothing else is durable of it. What it is about is recorded where journals are retained; those of which that is not known are
+///   in [`Replay::not_replayed`].
+///
+/// Inputs that wait do not begin. The agent's `on_open` is called for each run, and for an unfinished one twice.
 ///
 /// # Errors
 /// There is no such agent, key or run, or no checkpoint; the plan or the types are others than the checkpoint's.
@@ -150,7 +83,7 @@ pub fn replay<T: EpochTime, K: Key, I: Input, O: 'static>(
     store: &dyn CheckpointStore,
     key: Option<&str>,
     sequence: Option<u64>,
-) -> Result<Vec<Replayed>, Failure> {
+) -> Result<Replay, Failure> {
     let mut tries = 0;
     loop {
         // Before the checkpoint, so that what is let go of meanwhile is in it.
@@ -173,7 +106,7 @@ fn replay_of<T: EpochTime, K: Key, I: Input, O: 'static>(
     (notes, stored): (&StoredNotes, &Stored),
     key: Option<&str>,
     sequence: Option<u64>,
-) -> Result<Vec<Replayed>, Failure> {
+) -> Result<Replay, Failure> {
     let now = plan.component::<T, K>();
     let agents = stored.manifest.components.iter().filter(|component| component.kind == ComponentKind::Agent);
     let Some(component) = agents.clone().find(|component| component.name == now.name) else {
@@ -191,86 +124,140 @@ fn replay_of<T: EpochTime, K: Key, I: Input, O: 'static>(
             None => drop(facts.remove(&fact.what)),
         }
     })?;
-    keys.retain(|key, facts| !facts.is_empty() && asked.has(&agent.formats.key(key)));
-    if keys.is_empty()
+    keys.retain(|_, facts| !facts.is_empty());
+    let wanted = |key: &[u8]| asked.has(&agent.formats.key(key));
+    keys.retain(|key, _| wanted(key));
+    let mut begun = told::told(notes, component.number, stored.manifest.frontier, wanted)?;
+    // Behind the checkpoint: the records of all that is committed in it are durable.
+    let mut records = told::told(&StoredNotes::read(store)?, component.number, None, wanted)?;
+    let mut replayed = Replay::default();
+    let all: BTreeSet<Vec<u8>> = keys.keys().chain(begun.keys()).cloned().collect();
+    if all.is_empty()
         && let Some(key) = key
     {
         return Err(Failure::data(format!("there is no key {key} of {:?}; keys are named as they show", plan.name())));
     }
-    // Behind the checkpoint: the records of all that is committed in it are durable.
-    let mut records = records(&StoredNotes::read(store)?, component.number)?;
-    let mut replayed = Vec::new();
-    for (key, facts) in &keys {
-        let shown = agent.formats.key(key);
-        let of_key = records.remove(key).unwrap_or_default();
+    for key in all {
+        let of_key = KeyRuns {
+            shown: agent.formats.key(&key),
+            facts: keys.remove(&key).unwrap_or_default(),
+            begun: begun.remove(&key).unwrap_or_default(),
+            over: records.remove(&key).unwrap_or_default(),
+            key,
+        };
+        of_key.replay::<T, K, I, O>(
+            &agent,
+            (notes, component.number),
+            stored.manifest.frontier,
+            sequence,
+            &mut replayed,
+        )?;
+    }
+    if let Some(sequence) = sequence.filter(|_| replayed.runs.is_empty()) {
+        let why = replayed.not_replayed.first().map(|run| format!("run {sequence}: {}", run.not_replayed));
+        return Err(Failure::data(why.unwrap_or_else(|| {
+            format!(
+                "no run {sequence} of {:?} is unfinished, or over and recorded: runs are recorded with --retain-journals, and \
+                 as long as all later runs of their key are",
+                plan.name()
+            )
+        })));
+    }
+    replayed.runs.sort_by(|a, b| order(&a.key, &b.key).then(a.sequence.cmp(&b.sequence)));
+    replayed.not_replayed.sort_by(|a, b| order(&a.key, &b.key).then(a.sequence.cmp(&b.sequence)));
+    Ok(replayed)
+}
+
+/// What is known of the runs of a key.
+struct KeyRuns {
+    key: Vec<u8>,
+    shown: Value,
+    facts: Facts,
+    /// What was told before the checkpoint was read, and what was told after that.
+    begun: OfKey,
+    over: OfKey,
+}
+
+impl KeyRuns {
+    fn replay<T: EpochTime, K: Key, I: Input, O: 'static>(
+        &self,
+        agent: &Agent<'_, I, O>,
+        (notes, component): (&StoredNotes, u32),
+        frontier: Option<u64>,
+        sequence: Option<u64>,
+        replayed: &mut Replay,
+    ) -> Result<(), Failure> {
+        let KeyRuns { key, shown, facts, begun, over: ended } = self;
         let wrong = |error: postcard::Error| Failure::data(format!("key {shown}: {error}"));
         let last: u64 = match facts.get(&What::Sequence) {
             Some((_, number)) => postcard::from_bytes(number).map_err(wrong)?,
             None => 0,
         };
         let wanted = |number: u64| sequence.is_none_or(|sequence| sequence == number);
+        // What a run in progress has written is not among it, whether flushed or not.
+        let between: Memory = facts
+            .iter()
+            .filter(|(what, _)| matches!(what, What::Slot(_) | What::Path(_)))
+            .map(|(what, (_, bytes))| (what.clone(), bytes.clone()))
+            .collect();
         let unfinished = facts.contains_key(&What::Run);
         if unfinished
             && wanted(last)
-            && let Some(resume) = stored.manifest.frontier
+            && let Some(resume) = frontier
         {
-            let of_key = notes.of(component.number, key);
-            replayed.push(unfinished::one::<T, K, I, O>(&agent, shown.clone(), last, (key, facts), resume, &of_key)?);
+            let (notes, of_run) = (notes.of(component, key), (&**key, facts, &between));
+            replayed.runs.push(unfinished::one::<T, K, I, O>(agent, shown, last, of_run, resume, &notes)?);
         }
-        let over = if unfinished { last.saturating_sub(1) } else { last };
-        let Some(mut memory) = memory_between_runs(facts) else { continue };
+        let finished = if unfinished { last.saturating_sub(1) } else { last };
+        let mut memory = between.clone();
         // From the last to the first: what each has changed is taken back.
-        for number in (1..=over).rev() {
-            let Some(record) = of_key.get(&number) else { break };
-            let (time, body) = over::read::<T>(record).map_err(wrong)?;
+        for number in (1..=finished).rev() {
+            let Some(told) = ended.records.get(&number).filter(|told| !told.begun) else { break };
+            let (time, body) = over::read::<T>(&told.record).map_err(wrong)?;
             if !over::take_back(&body, &mut memory) {
                 break;
             }
             if wanted(number) {
-                let run = over::Over { sequence: number, time, body, found: &memory };
-                replayed.push(run.again::<K, I, O>(&agent, key, &shown)?);
+                let run = over::Over { sequence: number, state: State::Over, time, body, found: &memory };
+                replayed.runs.push(run.again::<K, I, O>(agent, key, shown)?);
             }
         }
-    }
-    if let Some(sequence) = sequence.filter(|_| replayed.is_empty()) {
-        return Err(Failure::data(format!(
-            "no run {sequence} of {:?} is unfinished, or over and recorded: runs are recorded with --retain-journals, and as \
-             long as all later runs of their key are",
-            plan.name()
-        )));
-    }
-    replayed.sort_by(|a, b| order(&a.key, &b.key).then(a.sequence.cmp(&b.sequence)));
-    Ok(replayed)
-}
-
-/// The records of runs, by key and number. Of several of one run the last counts: those before it were not committed.
-fn records(notes: &StoredNotes, component: u32) -> Result<BTreeMap<Vec<u8>, BTreeMap<u64, RunRecord>>, Failure> {
-    let mut records: BTreeMap<Vec<u8>, BTreeMap<u64, RunRecord>> = BTreeMap::new();
-    for note in notes.all().filter(|note| note.component == RUNS + component) {
-        let record: RunRecord = postcard::from_bytes(&note.bytes)
-            .map_err(|error| Failure::data(format!("a record of a run cannot be read: {error}")))?;
-        records.entry(note.key.clone()).or_default().insert(record.sequence, record);
-    }
-    Ok(records)
-}
-
-/// What a key remembers after its last run that is over, if that is known.
-fn memory_between_runs(facts: &Facts) -> Option<BTreeMap<What, Vec<u8>>> {
-    if facts.contains_key(&What::Run) {
-        let entries = facts.iter().filter(|(what, _)| matches!(what, What::Entry(_)));
-        let entries = entries.filter_map(|(_, (_, bytes))| postcard::from_bytes::<Entry>(bytes).ok());
-        let entries = holding(entries);
-        for entry in entries {
-            match entry {
-                Entry::Kept(keeping) => return Some(keeping.found),
-                // What it has flushed is among the facts.
-                Entry::Step { over: false, .. } => return None,
-                _ => {}
+        // Behind the checkpoint: from the first to the last.
+        let behind = |number: u64| number > last && frontier.is_some();
+        for journal in begun.journals.iter().filter(|journal| behind(journal.sequence) && wanted(journal.sequence)) {
+            if begun.records.get(&journal.sequence).is_none_or(|told| told.is_of_another(journal.id)) {
+                replayed.not_replayed.push(self.not_replayed(agent, journal.sequence, Unknown::Input));
             }
         }
+        let (mut found, mut next) = (Some(between), finished + 1);
+        for (number, told) in begun.records.range(next..) {
+            found = found.filter(|_| *number == next);
+            next = number + 1;
+            if behind(*number) && wanted(*number) {
+                match &found {
+                    Some(found) if !told.gone_back && told.begun => {
+                        let journal = begun.journals.iter().find(|journal| told.journal == Some(journal.id));
+                        let run = begun::one::<T, K, I, O>(agent, (key, shown), &told.record, journal, found)?;
+                        replayed.runs.push(run);
+                    }
+                    Some(found) if !told.gone_back => {
+                        let (time, body) = over::read::<T>(&told.record).map_err(wrong)?;
+                        let run = over::Over { sequence: *number, state: State::NotCommitted, time, body, found };
+                        replayed.runs.push(run.again::<K, I, O>(agent, key, shown)?);
+                    }
+                    _ => replayed.not_replayed.push(self.not_replayed(agent, *number, Unknown::Memory)),
+                }
+            }
+            let (_, body) = over::read::<T>(&told.record).map_err(wrong)?;
+            found =
+                found.filter(|_| !told.begun).and_then(|mut found| over::take_on(&body, &mut found).then_some(found));
+        }
+        Ok(())
     }
-    let memory = facts.iter().filter(|(what, _)| matches!(what, What::Slot(_) | What::Path(_)));
-    Some(memory.map(|(what, (_, bytes))| (what.clone(), bytes.clone())).collect())
+
+    fn not_replayed<I, O>(&self, agent: &Agent<'_, I, O>, sequence: u64, why: Unknown) -> NotReplayed {
+        NotReplayed { agent: agent.plan.name().to_owned(), key: self.shown.clone(), sequence, not_replayed: why }
+    }
 }
 
 /// Whether what is stored is read as what it was written as.

@@ -3,48 +3,39 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use timely_agents_operators::behavior::notification_digest;
 use timely_agents_operators::cluster::Failure;
-use timely_agents_operators::fact::{FactRef, What};
-use timely_agents_operators::hash::stable_hash;
-use timely_agents_operators::journal::{Note as StoredNote, RunRecord, Written};
+use timely_agents_operators::fact::What;
+use timely_agents_operators::journal::RunRecord;
 use timely_agents_operators::keys::Key;
 use timely_agents_operators::time::EpochTime;
 
+use super::again::{self, Again, Memory, last_clock};
+use super::puts::{self, Far};
 use super::{Agent, CallResult, Difference, Replayed};
 use crate::agent::Input;
 use crate::call::place_of;
 use crate::follow::WITHOUT_A_WAIT;
 use crate::inspect::formats::Formats;
 use crate::inspect::run::State;
-use crate::journal::{End, encode};
-use crate::notes::{Body, Note};
-use crate::record::{About, Change, Puts, Record, RunEnd};
-use crate::testing::Harness;
+use crate::journal::End;
+use crate::notes::Note;
+use crate::record::{Change, Record, RunEnd};
 
 /// A run that waits for the clock alone so often is left waiting.
 const PAUSES: usize = 1_000;
 
-/// What a key remembers.
-type Memory = BTreeMap<What, Vec<u8>>;
+/// What is said of how a run ends that has not.
+pub(super) const GOES_ON: &str = "it goes on";
 
 /// A run that is over.
 pub(super) struct Over<'a, T> {
     pub(super) sequence: u64,
+    /// Whether it is committed.
+    pub(super) state: State,
     pub(super) time: T,
     pub(super) body: Record,
     /// What its key remembered when it began.
     pub(super) found: &'a Memory,
-}
-
-/// How far runs can be compared.
-#[derive(Clone, Copy)]
-enum Far {
-    /// As far as both have come.
-    AsItGoes,
-    /// As far as the run has come now.
-    ToACall,
-    ToTheEnd,
 }
 
 pub(super) fn read<T: EpochTime>(record: &RunRecord) -> Result<(T, Record), postcard::Error> {
@@ -53,14 +44,21 @@ pub(super) fn read<T: EpochTime>(record: &RunRecord) -> Result<(T, Record), post
 
 /// Takes back what a run has changed; whether memory was what it left.
 pub(super) fn take_back(run: &Record, memory: &mut Memory) -> bool {
-    for Change { what, before, after } in &run.changes {
-        if memory.get(what) != after.as_ref() {
-            return false;
-        }
-        match before {
-            Some(value) => drop(memory.insert(what.clone(), value.clone())),
-            None => drop(memory.remove(what)),
-        }
+    run.changes.iter().all(|Change { what, before, after }| change(memory, what, after.as_ref(), before.as_ref()))
+}
+
+/// Changes what a run has changed; whether memory was what it found.
+pub(super) fn take_on(run: &Record, memory: &mut Memory) -> bool {
+    run.changes.iter().all(|Change { what, before, after }| change(memory, what, before.as_ref(), after.as_ref()))
+}
+
+fn change(memory: &mut Memory, what: &What, from: Option<&Vec<u8>>, to: Option<&Vec<u8>>) -> bool {
+    if memory.get(what) != from {
+        return false;
+    }
+    match to {
+        Some(value) => drop(memory.insert(what.clone(), value.clone())),
+        None => drop(memory.remove(what)),
     }
     true
 }
@@ -73,66 +71,23 @@ impl<T: EpochTime> Over<'_, T> {
         bytes: &[u8],
         shown: &Value,
     ) -> Result<Replayed, Failure> {
-        let plan = agent.plan;
-        let wrong = |error: postcard::Error| Failure::data(format!("key {shown}, run {}: {error}", self.sequence));
-        let key: K = postcard::from_bytes(bytes).map_err(wrong)?;
-        let input = match &self.body.about {
-            About::Input(input) => Some(postcard::from_bytes::<I>(input).map_err(wrong)?),
-            About::Notification(_) | About::Scheduled(_) => None,
-        };
-        let digest = match (&self.body.about, &input) {
-            (_, Some(input)) => plan.0.digest(input),
-            (About::Notification(epoch), None) => notification_digest(*epoch),
-            (About::Scheduled(event), None) => stable_hash(event),
-            (About::Input(_), None) => 0,
-        };
-        let epoch = self.time.epoch();
-        let mut facts = self.found.clone();
-        facts.insert(What::Sequence, encode(&(self.sequence - 1)));
-        match &self.body.about {
-            About::Input(_) => {}
-            About::Notification(epoch) => drop(facts.insert(What::Notification(*epoch), encode(&self.time))),
-            About::Scheduled(event) => {
-                let due = encode(&(self.body.began, event));
-                facts.insert(What::Timer(0), encode(&(&self.time, due)));
-            }
-        }
-        let mut replayed = Replayed {
-            agent: plan.name().to_owned(),
-            key: shown.clone(),
-            sequence: self.sequence,
-            state: State::Over,
-            differences: Vec::new(),
-            calls: Vec::new(),
-            outputs: 0,
-            over: false,
-            results: Vec::new(),
-        };
+        let mut replayed = Replayed::new(agent, shown, self.sequence, self.state);
+        replayed.was_over = true;
         if matches!(self.body.end, RunEnd::NotBegun(_)) {
             return Ok(replayed);
         }
-        let harness = Harness::<K, I, O, T>::over_time(plan, move |_: &I| key.clone())
-            .map_err(|failure| Failure::data(format!("agent {}: {}", failure.agent, failure.message)))?;
-        let harness = harness.in_job(agent.job).outside(self.journal(bytes, digest)).restored_by(epoch, |take| {
-            let mut facts = facts.iter();
-            facts.try_for_each(|(what, value)| {
-                take(&FactRef { group: 0, key: bytes, what: what.clone(), value: Some(value) })
-            })
-        });
-        let mut harness = harness.map_err(|failure| Failure::data(failure.message))?;
-        harness.show_results();
-        harness.stand_at(self.last_clock());
-        match (&self.body.about, input) {
-            (_, Some(input)) => {
-                harness.push_at(self.time.clone(), input);
-                harness.close_if_sequenced(plan, epoch);
-            }
-            (About::Notification(_), None) => harness.advance(epoch.saturating_add(1)),
-            (_, None) => {}
-        }
-        if self.body.ended {
-            harness.let_input_seem_over();
-        }
+        let Record { about, began, until, ended, journal, script, .. } = &self.body;
+        let again = Again {
+            sequence: self.sequence,
+            time: &self.time,
+            about,
+            began: *began,
+            until: last_clock(*until, script.iter()),
+            ended: *ended,
+            found: self.found,
+            journal: again::journal(*journal, *began, script.clone()),
+        };
+        let mut harness = again.harness::<K, I, O>(agent, bytes, shown)?;
         let cut = matches!(self.body.end, RunEnd::Cut(_));
         for _ in 0..PAUSES {
             while !harness.has_record() && harness.failure().is_none() && harness.step() {}
@@ -143,15 +98,13 @@ impl<T: EpochTime> Over<'_, T> {
             }
         }
         let again = harness.record();
-        let show = plan.0.program.show_output;
-        let outputs = harness.outputs().into_iter().map(|(_, _, output)| show.map(|show| show(&output))).collect();
         let left = harness.left();
         let failure = harness.failure().map(|failure| failure.message.clone());
         replayed.results = harness.results().into_iter().map(CallResult::of).collect();
         replayed.over = again.is_some();
         replayed.calls = harness.calls().into_iter().map(|call| call.name).collect();
         let differences = &mut replayed.differences;
-        let left_out = again.as_ref().filter(|_| left.is_some()).map(|again| self.calls_left_out(again));
+        let left_out = again.as_ref().filter(|_| left.is_some()).map(|again| calls_left_out(&self.body.script, again));
         let left_out = left_out.unwrap_or_default();
         let told = left.clone().filter(|left| left != WITHOUT_A_WAIT || left_out.is_empty());
         differences.extend(told.into_iter().chain(left_out).map(Difference::Call));
@@ -161,8 +114,8 @@ impl<T: EpochTime> Over<'_, T> {
             None => Far::ToACall,
             Some(_) => Far::ToTheEnd,
         };
-        let puts = again.as_ref().map_or(Puts { outputs, sides: BTreeMap::new() }, |again| again.puts.clone());
-        self.puts(&puts, far, differences);
+        let puts = again.as_ref().map_or_else(|| harness.puts(), |again| again.puts.clone());
+        puts::compare(&self.body.puts, &puts, far, differences);
         replayed.outputs = puts.outputs.len();
         let recorded = end(&self.body.end);
         match (again, failure) {
@@ -190,66 +143,6 @@ impl<T: EpochTime> Over<'_, T> {
         Ok(replayed)
     }
 
-    /// What it went through, as a journal that it begins with; nothing if it never waited.
-    fn journal(&self, key: &[u8], digest: u64) -> Option<StoredNote> {
-        let journal = self.body.journal.filter(|_| !self.body.script.is_empty())?;
-        let body = encode(&Body { start: 0, began: self.body.began, from: 0, notes: self.body.script.clone() });
-        let written = Written { sequence: self.sequence, digest, journal, begun: Vec::new(), body };
-        let (epoch, key) = (self.time.epoch(), key.to_vec());
-        Some(StoredNote { component: 0, group: 0, epoch, key, bytes: encode(&written) })
-    }
-
-    /// The clock at its end.
-    fn last_clock(&self) -> u64 {
-        let turns = self.body.script.iter().filter_map(|note| match note {
-            Note::Turn { now, .. } => Some(*now),
-            _ => None,
-        });
-        turns.fold(self.body.until, u64::max)
-    }
-
-    /// Calls that are not made any more by a run that is over.
-    fn calls_left_out(&self, again: &Record) -> Vec<String> {
-        let mut made: BTreeSet<_> = calls(again).map(|(place, _)| place).collect();
-        let left_out = calls(&self.body).filter(|(place, _)| made.insert(*place));
-        left_out.map(|(_, name)| format!("it does not make call {name:?} now")).collect()
-    }
-
-    /// Compares what was put out.
-    fn puts(&self, again: &Puts, far: Far, differences: &mut Vec<Difference>) {
-        let value = |text: &Option<String>| {
-            text.as_ref().map_or(Value::Null, |text| serde_json::from_str(text).unwrap_or(Value::Null))
-        };
-        let (then, now) = (&self.body.puts.outputs, &again.outputs);
-        let count = match far {
-            Far::AsItGoes => then.len().min(now.len()),
-            Far::ToACall => now.len(),
-            Far::ToTheEnd => then.len().max(now.len()),
-        };
-        for at in 0..count {
-            let differ = match (then.get(at), now.get(at)) {
-                (Some(Some(then)), Some(Some(now))) => then != now,
-                (then, now) => then.is_some() != now.is_some(),
-            };
-            if differ {
-                let (recorded, replayed) = (then.get(at).map(value), now.get(at).map(value));
-                differences.push(Difference::Output { number: at + 1, recorded, replayed });
-            }
-        }
-        if !matches!(far, Far::ToTheEnd) {
-            return;
-        }
-        let (then, now) = (&self.body.puts.sides, &again.sides);
-        let names: BTreeSet<&String> = then.keys().chain(now.keys()).collect();
-        for name in names {
-            let count = |of: &BTreeMap<String, u64>| of.get(name).copied().unwrap_or(0);
-            if count(then) != count(now) {
-                let (name, recorded, replayed) = (name.clone(), count(then), count(now));
-                differences.push(Difference::Side { name, recorded, replayed });
-            }
-        }
-    }
-
     /// Compares what the run has left in memory.
     fn memory(&self, formats: &Formats, again: &Record, differences: &mut Vec<Difference>) {
         let changed = |record: &Record| -> BTreeMap<What, Option<Vec<u8>>> {
@@ -272,17 +165,25 @@ impl<T: EpochTime> Over<'_, T> {
     }
 }
 
-fn end(end: &RunEnd) -> String {
+pub(super) fn end(end: &RunEnd) -> String {
     match end {
         RunEnd::Done => "done".to_owned(),
         RunEnd::Dead(why) => format!("dead letter: {why}"),
         RunEnd::Cut(why) | RunEnd::NotBegun(why) => format!("cut short: {why}"),
+        RunEnd::Begun => GOES_ON.to_owned(),
     }
 }
 
-/// The calls of a run that have ended: where they were made, and their names.
-fn calls(record: &Record) -> impl Iterator<Item = ((u64, u64), &str)> {
-    let ends = record.script.iter().flat_map(|note| {
+/// Calls of a journal that are not made any more by a run that is over.
+pub(super) fn calls_left_out(script: &[Note], again: &Record) -> Vec<String> {
+    let mut made: BTreeSet<_> = calls(&again.script).map(|(place, _)| place).collect();
+    let left_out = calls(script).filter(|(place, _)| made.insert(*place));
+    left_out.map(|(_, name)| format!("it does not make call {name:?} now")).collect()
+}
+
+/// The calls that have ended: where they were made, and their names.
+fn calls(script: &[Note]) -> impl Iterator<Item = ((u64, u64), &str)> {
+    let ends = script.iter().flat_map(|note| {
         let (task, ends): (_, Vec<&End>) = match note {
             Note::Given { task, end, .. } => (task, vec![end]),
             Note::Turn { task, given, .. } => (task, given.iter().map(|end| &**end).collect()),

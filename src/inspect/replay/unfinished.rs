@@ -1,4 +1,5 @@
-//! Unfinished runs of a checkpoint, done again.
+//! Unfinished runs of a checkpoint, done again: as the next start of the job does them, and from their beginnings, for what
+//! the next start takes from the journal without running it.
 
 use serde_json::Value;
 use timely_agents_operators::cluster::Failure;
@@ -7,7 +8,8 @@ use timely_agents_operators::journal::Note;
 use timely_agents_operators::keys::Key;
 use timely_agents_operators::time::EpochTime;
 
-use super::{Agent, CallResult, Difference, Facts, Replayed};
+use super::again::Memory;
+use super::{Agent, CallResult, Difference, Facts, Replayed, steps};
 use crate::agent::Input;
 use crate::inspect::run::State;
 use crate::testing::Harness;
@@ -15,9 +17,9 @@ use crate::testing::Harness;
 /// Goes the way of the run's journal, to its end.
 pub(super) fn one<T: EpochTime, K: Key, I: Input, O: 'static>(
     agent: &Agent<'_, I, O>,
-    shown: Value,
+    shown: &Value,
     sequence: u64,
-    (bytes, facts): (&[u8], &Facts),
+    (bytes, facts, found): (&[u8], &Facts, &Memory),
     resume: u64,
     notes: &[Note],
 ) -> Result<Replayed, Failure> {
@@ -35,27 +37,26 @@ pub(super) fn one<T: EpochTime, K: Key, I: Input, O: 'static>(
             })
         })
     });
-    let mut replayed = Replayed {
-        agent: plan.name().to_owned(),
-        key: shown,
-        sequence,
-        state: State::Unfinished,
-        differences: Vec::new(),
-        calls: Vec::new(),
-        outputs: 0,
-        over: false,
-        results: Vec::new(),
-    };
+    let mut replayed = Replayed::new(agent, shown, sequence, State::Unfinished);
+    // What it did differs whatever the next start makes of it.
+    let compared = steps::compare::<T, K, I, O>(agent, (bytes, shown), sequence, facts, found)?;
+    let (calls, differences, results) =
+        compared.map(|compared| (compared.calls, compared.differences, compared.results)).unwrap_or_default();
+    (replayed.differences, replayed.results) = (differences, results);
     let mut harness = match harness {
         Ok(harness) => harness,
         Err(failure) => {
-            replayed.differences.push(Difference::Call(failure.message));
+            replayed.differences.insert(0, Difference::Call(failure.message));
             return Ok(replayed);
         }
     };
     harness.show_results();
     harness.run();
-    replayed.results = harness.results().into_iter().map(CallResult::of).collect();
+    for result in harness.results().into_iter().map(CallResult::of) {
+        if replayed.results.iter().all(|known| !known.is_of(&result)) {
+            replayed.results.push(result);
+        }
+    }
     let left = "it leaves its journal, which the agent allows (`Divergence::Lenient`)";
     let failure = harness.failure().map(|failure| failure.message.clone());
     let why = match failure {
@@ -64,9 +65,11 @@ pub(super) fn one<T: EpochTime, K: Key, I: Input, O: 'static>(
         None => harness.dead_letter_reasons().into_iter().next().map(|why| format!("it is given up: {why}")),
     };
     if let Some(why) = why {
-        replayed.differences.push(Difference::Call(why));
+        replayed.differences.insert(0, Difference::Call(why));
         return Ok(replayed);
     }
+    // The next start does not run what is over by the journal.
+    replayed.differences.splice(..0, calls.into_iter().map(Difference::Call));
     replayed.calls = harness.calls().into_iter().map(|call| call.name).collect();
     replayed.outputs = harness.outputs().len();
     replayed.over = !harness.mailbox(&key).0;

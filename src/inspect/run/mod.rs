@@ -75,10 +75,10 @@ pub struct RunJournal {
     pub state: State,
     /// The epoch of its last note, or of the checkpoint.
     pub epoch: Option<u64>,
-    /// The time of its input, where the checkpoint has it.
+    /// The time of its input, where the checkpoint or a record has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<Value>,
-    /// Its input, where the checkpoint has it.
+    /// Its input, where the checkpoint or a record has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<Value>,
     /// The digest of its input, by which notes know it.
@@ -111,6 +111,9 @@ pub struct RunJournal {
     /// What it put out, where the agent keeps that; of runs that are over and recorded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<Value>,
+    /// The same of side outputs, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sides: BTreeMap<String, Vec<Value>>,
     /// What of its key's memory it changed; of runs that are over and recorded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Changed>,
@@ -224,8 +227,9 @@ impl RunJournal {
         let unfinished = facts.get(&What::Run).map(|_| runs);
         let mut known: BTreeSet<u64> = of_key.runs.values().map(|run| run.sequence).collect();
         known.extend(unfinished);
-        // Of what is not committed there may be records, too: they are of a start that was lost.
-        records.retain(|sequence, _| *sequence <= runs && unfinished != Some(*sequence));
+        // Of what is not committed there may be records, too: of how a run has begun, or of a start that was lost.
+        let behind = records.extract_if(.., |sequence, _| *sequence > runs).map(|(_, record)| record).collect();
+        records.retain(|sequence, _| unfinished != Some(*sequence));
         known.extend(records.keys());
         let Some(sequence) = sequence.or_else(|| unfinished.or(known.last().copied())) else {
             return Err(Failure::data(format!(
@@ -303,7 +307,15 @@ impl RunJournal {
         let input = beginning.as_ref().and_then(|beginning| beginning.input.as_ref()).map(|bytes| formats.input(bytes));
         let mut journal = id;
         let (mut time, mut input, mut notifying) = (time, input, notifying);
-        let (mut outputs, mut changes, mut end) = (Vec::new(), Vec::new(), None);
+        if let Some((at, about)) = begun(behind, sequence, journal) {
+            time = Some(formats.time(&at));
+            match about {
+                About::Input(bytes) => input = Some(formats.input(&bytes)),
+                About::Notification(epoch) => notifying = Some(epoch),
+                About::Scheduled(_) => {}
+            }
+        }
+        let (mut outputs, mut sides, mut changes, mut end) = (Vec::new(), BTreeMap::new(), Vec::new(), None);
         if let Some((at, run)) = recorded {
             time = Some(at);
             match run.about {
@@ -314,12 +326,16 @@ impl RunJournal {
             journal = journal.or(run.journal);
             let shown = |text: &String| serde_json::from_str(text).unwrap_or(Value::Null);
             outputs = run.puts.outputs.iter().flatten().map(shown).collect();
+            let kept = |values: &Vec<Option<String>>| -> Vec<Value> { values.iter().flatten().map(shown).collect() };
+            sides = run.puts.sides.iter().map(|(name, values)| (name.clone(), kept(values))).collect();
+            sides.retain(|_, values: &mut Vec<Value>| !values.is_empty());
             changes = run.changes.iter().map(|change| changed(&formats, change)).collect();
             end = match run.end {
                 RunEnd::Done => None,
                 RunEnd::Dead(why) => Some(format!("dead letter: {why}")),
                 RunEnd::Cut(why) => Some(format!("cut short: {why}")),
                 RunEnd::NotBegun(why) => Some(format!("not begun: {why}")),
+                RunEnd::Begun => Some("it has only begun".to_owned()),
             };
         }
         let writes = beginning.map(|beginning| unfinished::writes(&formats, beginning.writes));
@@ -343,12 +359,20 @@ impl RunJournal {
             writes: writes.filter(|writes| writes.as_object().is_some_and(|writes| !writes.is_empty())),
             tasks,
             outputs,
+            sides,
             changes,
             end,
             divergences: dropped,
             others: known.into_iter().collect(),
         })
     }
+}
+
+/// What a run is about that is not committed, and when, if it is recorded of the one with that journal.
+fn begun(behind: Vec<RunRecord>, sequence: u64, journal: Option<u64>) -> Option<(Vec<u8>, About)> {
+    let record = behind.into_iter().find(|record| record.sequence == sequence)?;
+    let body: Record = postcard::from_bytes(&record.body).ok()?;
+    (journal.is_some() && body.journal == journal).then_some((record.time, body.about))
 }
 
 fn changed(formats: &Formats, change: &Change) -> Changed {

@@ -42,6 +42,9 @@ impl Display for RunJournal {
         }
         lines.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         self.outputs.iter().try_for_each(|output| writeln!(f, "put out {}", cut(&output.to_string())))?;
+        for (name, values) in &self.sides {
+            values.iter().try_for_each(|value| writeln!(f, "put out to {name} {}", cut(&value.to_string())))?;
+        }
         for Changed { place, before, after } in &self.changes {
             writeln!(f, "memory {place}: was {}, is {}", cut(&before.to_string()), cut(&after.to_string()))?;
         }

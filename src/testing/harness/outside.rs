@@ -7,13 +7,14 @@ use timely_agents_operators::time::EpochTime;
 use super::Harness;
 use crate::agent::Input;
 use crate::call::ToldResult;
+use crate::follow::Halted;
 use crate::plan::Plan;
-use crate::record::Record;
+use crate::record::{Puts, Record};
 
 impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     /// From here on runs are recorded when they are over, and one that leaves its journal says so and goes on, whatever the
     /// agent allows. `past` is the journal of a run that is to come. Comes before [`Harness::restored_by`].
-    pub(crate) fn outside(mut self, past: Option<Note>) -> Self {
+    pub(crate) fn outside(mut self, past: Vec<Note>) -> Self {
         self.driver.take_notes(u64::MAX, true);
         self.past.extend(past);
         if let Some(core) = self.driver.behavior().core() {
@@ -32,6 +33,29 @@ impl<K: Key, I: Input, O: 'static, T: EpochTime> Harness<K, I, O, T> {
     /// What tasks have taken.
     pub(crate) fn results(&mut self) -> Vec<ToldResult> {
         self.driver.behavior().core().map(|core| core.common.results.take()).unwrap_or_default()
+    }
+
+    /// From here on runs stop where their journals end.
+    pub(crate) fn halt_behind_journals(&mut self) {
+        if let Some(core) = self.driver.behavior().core() {
+            core.halts.set(true);
+        }
+    }
+
+    /// What a run has done that has stopped.
+    pub(crate) fn halted(&mut self) -> Option<Halted> {
+        self.driver.behavior().core().and_then(|core| core.halted.take())
+    }
+
+    /// What has been put out.
+    pub(crate) fn puts(&mut self) -> Puts {
+        let mut puts = Puts::default();
+        if let Some(core) = self.driver.behavior().core() {
+            let show = core.program.show_output;
+            puts.outputs.extend(self.rim.outputs.iter().map(|(.., output)| show.map(|show| show(output))));
+            puts.add_sides(&core.program, self.rim.tagged.iter().map(|(_, item)| item));
+        }
+        puts
     }
 
     /// Moves the clock; what comes due runs at the next step.
