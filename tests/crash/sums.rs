@@ -113,10 +113,14 @@ pub(crate) fn program() -> Result<(), Failure> {
     let (out, checkpoints) = programs::opened(&arguments)?;
     let plan = plan()?;
     let rate = programs::variant("CRASH_RATE").and_then(|rate| rate.parse().ok());
+    let open = programs::variant("CRASH_OPEN_EPOCHS").and_then(|open| open.parse().ok());
     execute_with(arguments.config(), checkpoints, move |worker, job| {
         worker.dataflow::<u64, _, _>(|scope| {
             let readers = [0, 1].map(|half| Records::from(source(half)));
-            let adds = job.sources_with(scope, "adds", readers, |source| source.rate = rate)?;
+            let adds = job.sources_with(scope, "adds", readers, |source| {
+                source.rate = rate;
+                source.open_epochs = open.or(source.open_epochs);
+            })?;
             let sums = adds.agent(|add| &add.key, &plan);
             let rows = sums.clone().filter(|sum| sum.count % 25 == 0);
             let counts = updates(rows.clone()).checkpointed("counts").count().inner;
@@ -186,6 +190,13 @@ pub(crate) fn job(inputs: u64, rate: Option<u64>) -> Job {
     }
     let mut job = Job::new(launch);
     job.option("--out", &job.path("out"));
+    job
+}
+
+/// Slow enough for commits one after the other, and on a slow disk its sources wait for them.
+pub(crate) fn one_after_the_other(inputs: u64, rate: u64) -> Job {
+    let mut job = job(inputs, Some(rate));
+    job.launch = job.launch.with("CRASH_OPEN_EPOCHS", "4");
     job
 }
 
@@ -298,14 +309,15 @@ fn sums_are_exact_in_any_row_of_shapes() {
 fn another_order_of_inputs_after_a_restart_changes_nothing_for_a_sequence() {
     // What was read before the kill and not committed comes back in another order.
     for seed in 0..number("CRASH_SHUFFLES", 4) {
-        let mut job = job(200, Some(6_000));
+        // Slow until it is killed.
+        let mut job = job(200, Some(2_000));
         job.launch = job.launch.with("CRASH_SHUFFLE", "100");
         let mut cluster = job.start(TWO_WORKERS);
         wait_for("commits", || cluster.has_ended() || job.published("out/sums") > 5 + seed as usize);
         pass(Duration::from_millis(seed * 7));
         assert!(!cluster.has_ended());
         cluster.kill();
-        job.launch.env.retain(|(name, _)| name != "CRASH_SHUFFLE");
+        job.launch.env.retain(|(name, _)| name != "CRASH_SHUFFLE" && name != "CRASH_RATE");
         job.launch = job.launch.with("CRASH_SHUFFLE", seed.to_string());
         job.start(TWO_WORKERS).assert_success("in another order");
         assert_complete(&job, 200, &format!("seed {seed}"));
@@ -326,8 +338,7 @@ fn the_table_keeps_the_contract_of_a_transactional_sink() {
 pub(crate) fn subject() -> Subject {
     Subject {
         name: "sums",
-        // Slow enough for commits one after the other.
-        job: Box::new(|| job(100, Some(4_000))),
+        job: Box::new(|| one_after_the_other(100, 4_000)),
         assert_complete: Box::new(|job, what| assert_complete(job, 100, what)),
         without: &[],
     }
