@@ -170,8 +170,8 @@ pub(crate) fn program() -> Result<(), Failure> {
     let arguments = programs::arguments("defects")?;
     let (out, checkpoints) = programs::opened(&arguments)?;
     let plan = plan()?;
-    // Only where something hangs time has to pass.
-    let rate = programs::variant("CRASH_HANGS").map(|_| 200.0);
+    // Only where something hangs time has to pass, and inputs must not be over before it is looked at.
+    let rate = programs::variant("CRASH_HANGS").map(|_| 50.0);
     execute_with(arguments.config(), checkpoints, move |worker, job| {
         worker.dataflow::<u64, _, _>(|scope| {
             let asks = job.source_with(scope, "asks", Records::from(asks()), |source| source.rate = rate)?;

@@ -35,7 +35,8 @@ fn a_step_that_is_left_out_is_noticed() {
         (&sums, "create.link=skip", None),
         (&sums, "commit.manifest=skip", None),
         (&sums, "log.write=skip", Some("commit.done.after=3*off->kill")),
-        (&sums, "snapshot.write=skip", Some("commit.done.after=9*off->kill")),
+        // Commits are slow, so that one of them has the snapshot.
+        (&sums, "snapshot.write=skip", Some("commit.manifest.before=pause50;commit.done.after=12*off->kill")),
         (&flights, "sink.sweep.unlink=skip", Some("commit.manifest.before=4*off->kill")),
     ] {
         assert!(noticed(subject, fault, kill), "{fault}");

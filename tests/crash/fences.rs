@@ -3,20 +3,24 @@
 use rustix::process::Signal;
 
 use crate::flights::{self, Committed, Expected, JANUARY, committed};
-use crate::process::{Job, ONE, Shape, TWO_PROCESSES, TWO_WORKERS, wait_for};
+use crate::process::{Cluster, Job, ONE, Shape, TWO_PROCESSES, TWO_WORKERS, wait_for};
 
-fn slow() -> Job {
+fn flights() -> Job {
     let mut job = flights::job(JANUARY);
-    job.option("--rate", &30_000);
     job.option("--advisor-latency", &3);
     job.option("--open-epochs", &6);
     job
 }
 
+/// Starts a run that is slow enough to be met in the middle.
+fn slow(job: &Job, shape: Shape, more: &[&str]) -> Cluster {
+    job.start_more(shape, &[&["--rate", "3000"], more].concat(), &mut |_, _| {})
+}
+
 #[test]
 fn a_second_run_is_refused_at_once() {
-    let job = slow();
-    let mut first = job.start(TWO_WORKERS);
+    let job = flights();
+    let mut first = slow(&job, TWO_WORKERS, &[]);
     wait_for("a commit", || first.has_ended() || job.published("out/alerts") > 2);
     for shape in [ONE, TWO_PROCESSES] {
         // Its second process finds that nobody answers.
@@ -25,21 +29,24 @@ fn a_second_run_is_refused_at_once() {
         // What is left of the second run ends as well.
         assert!(second.iter().all(|outcome| outcome.code() == Some(1)), "{second:#?}");
     }
-    first.assert_success("the first run");
+    // The first one is still at work, stops in order, and what it began is finished.
+    first.signal(Signal::TERM);
+    first.finish()[0].assert_code(0, &["stopped; all epochs before "]);
+    job.start(ONE).assert_success("the rest");
     flights::assert_complete(&job, &Expected::of(JANUARY), "the first run");
 }
 
 /// Stops the first run with SIGSTOP, lets `successors` take over one after the other, and wakes the first.
 fn taken_over(shape: Shape, successors: &[Shape]) {
-    let (job, what, expected) = (slow(), format!("{shape:?}, then {successors:?}"), Expected::of(JANUARY));
-    let mut first = job.start(shape);
+    let (job, what, expected) = (flights(), format!("{shape:?}, then {successors:?}"), Expected::of(JANUARY));
+    let mut first = slow(&job, shape, &[]);
     wait_for("a commit", || first.has_ended() || job.published("out/alerts") > 2);
     first.signal(Signal::STOP);
     let (last, before) = successors.split_last().expect("at least one");
     let mut asleep = Vec::new();
     for shape in before {
         let parts = job.published("out/alerts");
-        let mut next = job.start_more(*shape, &["--take-over"], &mut |_, _| {});
+        let mut next = slow(&job, *shape, &["--take-over"]);
         wait_for("another commit", || next.has_ended() || job.published("out/alerts") > parts + 1);
         next.signal(Signal::STOP);
         asleep.push(next);
@@ -79,11 +86,11 @@ fn two_generations_on_the_first_is_still_shut_out() {
 
 #[test]
 fn what_an_old_generation_appends_late_is_never_read() {
-    let (job, expected) = (slow(), Expected::of(JANUARY));
-    let mut first = job.start(ONE);
+    let (job, expected) = (flights(), Expected::of(JANUARY));
+    let mut first = slow(&job, ONE, &[]);
     wait_for("a commit", || first.has_ended() || job.published("out/alerts") > 2);
     first.signal(Signal::STOP);
-    let mut second = job.start_more(TWO_WORKERS, &["--take-over"], &mut |_, _| {});
+    let mut second = slow(&job, TWO_WORKERS, &["--take-over"]);
     let parts = job.published("out/alerts");
     wait_for("a commit of the second", || second.has_ended() || job.published("out/alerts") > parts + 1);
     // The first one wakes up, writes what it had, and learns that it is shut out, all beside the second.

@@ -13,7 +13,10 @@ use crate::reference::generate;
 fn stopped() -> Job {
     let mut job = Job::new(Launch::own("small"));
     job.option("--out", &job.path("out"));
-    let mut cluster = job.start(ONE);
+    // Slow enough to be met in the middle.
+    let mut cluster = job.start_with(ONE, |_, command| {
+        command.env("CRASH_VARIANT", "slow");
+    });
     wait_for("commits", || cluster.has_ended() || job.published("out/lines") > 2);
     cluster.signal(Signal::TERM);
     cluster.finish()[0].assert_code(0, &["stopped; all epochs before "]);

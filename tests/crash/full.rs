@@ -22,8 +22,7 @@ fn run(program: &str, arguments: &[&str]) {
 
 /// A job whose directory is a disk of so many kibibytes.
 fn job_on(kib: u64) -> (Job, String) {
-    // Slow enough for commits one after the other.
-    let job = sums::job(INPUTS, Some(2_000));
+    let job = sums::one_after_the_other(INPUTS, 2_000);
     let disk = job.path("");
     run("mount", &["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs", &disk]);
     fs::create_dir(job.path("out")).expect("a new directory");

@@ -1,4 +1,5 @@
-//! A program that counts, and can be varied (`CRASH_VARIANT`): agents, slots, sources and sinks of other names and types.
+//! A program that counts, and can be varied (`CRASH_VARIANT`): agents, slots, sources and sinks of other names and types;
+//! `slow`, it takes some seconds.
 
 use timely_agents::cluster::Failure;
 use timely_agents::prelude::*;
@@ -41,12 +42,13 @@ pub(crate) fn program() -> Result<(), Failure> {
     let other = other.build().map_err(wrong)?;
 
     let (key_type, new_agent) = (is("key-type"), is("new-agent"));
+    let rate = is("slow").then_some(10.0);
     let source = if is("source-renamed") { "renamed" } else { "numbers" };
     let sink = if is("sink-renamed") { "renamed" } else { "lines" };
     execute_with(arguments.config(), checkpoints, move |worker, job| {
         worker.dataflow::<u64, _, _>(|scope| {
             let numbers = Records::from((0..40).map(|n: u64| (n, ((n % 4).to_string(), n))));
-            let numbers = job.source_with(scope, source, numbers, |source| source.rate = Some(60.0))?;
+            let numbers = job.source_with(scope, source, numbers, |source| source.rate = rate)?;
             let lines = if key_type { numbers.agent(|(_, n)| n, &plan) } else { numbers.agent(|(key, _)| key, &plan) };
             let lines = if new_agent { lines.agent(|text| text, &other) } else { lines };
             lines.sink(job, sink, JsonLines::parts(format!("{out}/lines")))?;

@@ -8,17 +8,16 @@ use rustix::process::Signal;
 use crate::flights::{self, Committed, Expected, JANUARY, committed};
 use crate::process::{Job, Shape, TWO_PROCESSES, TWO_WORKERS, wait_for, workers};
 
-/// The example, slow enough to be met in the middle.
-fn slow() -> Job {
+fn flights() -> Job {
     let mut job = flights::job(JANUARY);
-    job.option("--rate", &20_000);
     job.option("--advisor-latency", &3);
     job
 }
 
 fn stopped_and_resumed(shape: Shape, to: usize) {
-    let (job, what) = (slow(), format!("{shape:?}, process {to}"));
-    let mut cluster = job.start(shape);
+    let (job, what) = (flights(), format!("{shape:?}, process {to}"));
+    // Slow enough to be met in the middle.
+    let mut cluster = job.start_more(shape, &["--rate", "3000"], &mut |_, _| {});
     wait_for("a commit", || cluster.has_ended() || job.published("out/alerts") > 3);
     cluster.0[to].signal(Signal::TERM);
     let outcomes = cluster.finish();
@@ -63,7 +62,11 @@ fn a_second_signal_stops_at_once() {
     wait_for("a commit", || cluster.has_ended() || committed(&job) != Committed::Nothing);
     cluster.signal(Signal::TERM);
     assert!(!cluster.0[0].has_ended(Duration::from_millis(300)), "it waits for what is closed");
-    cluster.signal(Signal::TERM);
+    // Two signals at once are one to a process that has not yet heard of the first.
+    wait_for("the end", || {
+        cluster.signal(Signal::TERM);
+        cluster.0[0].has_ended(Duration::from_millis(20))
+    });
     for outcome in cluster.finish() {
         outcome.assert_failed(&["stopped at once by a second SIGTERM"]);
     }

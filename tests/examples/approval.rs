@@ -1,5 +1,6 @@
 //! The example `approval`, which is killed while some wait for the policy, then while some wait for a person.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use timely_agents::clock::Clock;
+use timely_agents_operators::checkpoint::{DirStore, notes};
 
 use crate::program;
 
@@ -61,7 +63,7 @@ impl Drop for Job {
 
 fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let clock = Clock::system();
-    let deadline = clock.now() + 60_000_000;
+    let deadline = clock.now() + 120_000_000;
     while !condition() {
         assert!(clock.now() < deadline, "still waiting for {what}");
         thread::park_timeout(Duration::from_millis(2));
@@ -85,6 +87,17 @@ fn asked(place: &Path) -> Vec<u64> {
     asked
 }
 
+/// Expenses with a note in the journals: the policy has answered.
+fn answered(place: &Path) -> usize {
+    let store = DirStore::existing(place.join("checkpoints")).expect("a directory");
+    let mut keys = BTreeSet::new();
+    notes(&store, &mut |note| {
+        keys.insert(note.key);
+    })
+    .expect("journals");
+    keys.len()
+}
+
 fn outcome(expense: u64, outcome: &str) -> String {
     format!(r#"{{"expense":{expense},"outcome":"{outcome}"}}"#)
 }
@@ -95,12 +108,9 @@ fn approval_survives_kills_and_asks_the_policy_once() {
     let place = place.path();
 
     // Nothing is committed before the first kill.
-    let mut job = Job::start(place, "2", "commit.manifest.before=pause60000");
+    let mut job = Job::start(place, "2", "commit.manifest.before=pause600000");
     job.wait_for("the policy", || asked(place).len() == 7);
-    // The policy answers, and the disk takes that.
-    let clock = Clock::system();
-    let answered = clock.now() + 500_000;
-    wait_for("a while", || clock.now() >= answered);
+    job.wait_for("the disk to have its answers", || answered(place) == 7);
     drop(job);
     assert_eq!(outcomes(place), Vec::<String>::new());
 

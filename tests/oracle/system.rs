@@ -50,7 +50,7 @@ impl CaseTime for Stamp {
 }
 
 /// How long a case may take before it counts as hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Runs a case; what its tasks marked, and what came out.
 pub(crate) fn run(case: &Arc<Case>, salt: u64) -> (Arc<Shared>, Captured) {

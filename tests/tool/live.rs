@@ -10,7 +10,8 @@ use crate::support::{Job, checkpoint, eventually, files, shown};
 fn a_live_job_is_looked_at_but_not_changed_and_goes_on_after_an_offline_compaction() {
     let job = Job::new();
     let dir = job.checkpoints();
-    let mut running = job.start(&["--rate", "2000"]);
+    // Half a minute at least, of which this takes a few seconds.
+    let mut running = job.start(&["--rate", "900"]);
     // Its checkpoints come and go meanwhile.
     eventually("two checkpoints", || {
         assert!(!running.is_over(), "the job was to be at work");

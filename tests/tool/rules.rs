@@ -438,7 +438,8 @@ fn runs_are_replayed_that_a_kill_has_cut_in_two() {
     for carry in [false, true] {
         let mut jobs = Jobs::new(carry, 2);
         for epoch in [1, 4] {
-            let mut child = jobs.start(&["--retain-journals", "1000", "--takes", "150"]);
+            // So slow that it is at work when it is killed.
+            let mut child = jobs.start(&["--retain-journals", "1000", "--takes", "1000"]);
             eventually("a checkpoint", || committed(&jobs.checkpoints()).filter(|last| *last >= epoch));
             child.kill().expect("it is killed");
             child.wait().expect("it ends");

@@ -1,9 +1,10 @@
 //! Journals of runs: of one that is not over, of those that are and are retained, and of those that are not; runs that are
 //! not over against other programs.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::future::pending;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -161,8 +162,26 @@ fn oldest(dir: &Path) -> Option<u64> {
     listed.lines().next()?.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// A copy that nobody holds: of a job that was stopped in this process something goes on for a while.
+/// A copy that nobody holds: of a job that was stopped in this process something goes on for a while. What is copied is
+/// whole once nothing has changed meanwhile.
 pub(crate) fn still(dir: &Path) -> TempDir {
+    eventually("a directory in which nothing goes on", || {
+        let before = names(dir);
+        let place = copied(dir);
+        (names(dir) == before).then_some(place)
+    })
+}
+
+/// All files in a directory of checkpoints, and how long they are.
+fn names(dir: &Path) -> BTreeMap<PathBuf, u64> {
+    let folders = fs::read_dir(dir).into_iter().flatten().map(|folder| folder.expect("an entry").path());
+    let files = folders.flat_map(|folder| fs::read_dir(folder).into_iter().flatten());
+    // What is being removed may be gone.
+    let files = files.filter_map(|file| file.and_then(|file| Ok((file.path(), file.metadata()?.len()))).ok());
+    files.collect()
+}
+
+fn copied(dir: &Path) -> TempDir {
     let place = tempfile::tempdir().expect("a directory");
     for folder in ["aside", "base", "chain", "log"] {
         fs::create_dir_all(place.path().join(folder)).expect("a folder");

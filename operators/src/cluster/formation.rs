@@ -468,6 +468,8 @@ fn first_byte(stream: &TcpStream) -> Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU16, Ordering};
+
     use super::super::connector::Attempt;
     use super::*;
 
@@ -491,8 +493,20 @@ mod tests {
             processes: 3,
             process,
             addresses: addresses.to_vec(),
-            connect_timeout: Duration::from_secs(20),
+            connect_timeout: Duration::from_mins(2),
             ..ClusterConfig::single(1)
+        }
+    }
+
+    /// An address that nobody listens at: below the range from which the system takes ports for others.
+    fn free() -> String {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let first = 10_000 + (std::process::id() % 200) as u16 * 100;
+        loop {
+            let address = format!("127.0.0.1:{}", first + NEXT.fetch_add(1, Ordering::Relaxed) % 100);
+            if TcpListener::bind(&address).is_ok() {
+                return address;
+            }
         }
     }
 
@@ -511,8 +525,7 @@ mod tests {
 
     #[test]
     fn an_index_is_taken_once_until_its_holder_leaves() {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let addresses = [free.to_string(), "h:1".to_owned(), "h:2".to_owned()];
+        let addresses = [free(), "h:1".to_owned(), "h:2".to_owned()];
         let forming = thread::spawn({
             let config = config(0, &addresses);
             move || form(&config)
@@ -532,8 +545,7 @@ mod tests {
 
     #[test]
     fn a_report_of_a_peer_ends_formation_and_is_passed_on() {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let addresses = [free.to_string(), "h:1".to_owned(), "h:2".to_owned()];
+        let addresses = [free(), "h:1".to_owned(), "h:2".to_owned()];
         let forming = thread::spawn({
             let config = config(0, &addresses);
             move || form(&config)
@@ -549,8 +561,7 @@ mod tests {
 
     #[test]
     fn a_process_that_comes_after_the_end_is_told_why() {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let addresses = [free.to_string(), "h:1".to_owned(), "h:2".to_owned()];
+        let addresses = [free(), "h:1".to_owned(), "h:2".to_owned()];
         let forming = thread::spawn({
             let config = config(0, &addresses);
             move || form(&config)

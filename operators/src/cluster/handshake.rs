@@ -354,7 +354,7 @@ mod tests {
     }
 
     fn soon() -> Deadline {
-        Deadline::after(Duration::from_secs(10))
+        Deadline::after(Duration::from_mins(2))
     }
 
     /// Process 1 with `connector`'s configuration connects to process 0 with `acceptor`'s.

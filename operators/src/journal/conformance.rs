@@ -73,7 +73,7 @@ fn put(store: &Arc<dyn ActionStateStore>, note: Note, n: usize) {
             let _ = tell.send(());
         }),
     );
-    let durable = told.recv_timeout(Duration::from_secs(20));
+    let durable = told.recv_timeout(Duration::from_mins(2));
     assert!(durable.is_ok(), "note {n} becomes durable");
 }
 

@@ -319,7 +319,7 @@ mod tests {
         next.rebuild(&opened.opening().marker(), 0, 0..8, &mut |note| seen.push(note.bytes.len())).unwrap();
         assert_eq!(seen, [10, 1 << 20, 10]);
         next.prune(Some(2));
-        for _ in 0..2_000 {
+        for _ in 0..12_000 {
             if lengths("blob").is_empty() {
                 break;
             }

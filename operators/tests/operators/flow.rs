@@ -1,6 +1,7 @@
 //! Flow control (rule S9): no deadlock at the tightest limits, and bounded memory beside a slow worker.
 
 use std::cmp::Ordering;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::channel;
@@ -22,7 +23,7 @@ use timely_agents_operators::limits::Limits;
 use timely_agents_operators::operator::{Options, keyed_mailbox};
 use timely_agents_operators::source::{Reader, SourceOptions, source};
 
-use crate::cluster::Hosts;
+use crate::cluster::{FILE, Hosts};
 
 /// Longer than anything may take on a busy machine.
 const LONG: Duration = Duration::from_mins(2);
@@ -41,6 +42,8 @@ struct Forward {
     first: u32,
     /// How long a run takes.
     work: Duration,
+    /// The first run takes until this file is there.
+    until: Option<PathBuf>,
 }
 
 impl Behavior for Forward {
@@ -58,6 +61,11 @@ impl Behavior for Forward {
     #[expect(clippy::disallowed_methods, reason = "slow work")]
     fn start(&mut self, _: &RunHead, work: Work<Row>, _: &mut u32) -> Progress<(Row, u32)> {
         let Work::Input(row) = work else { return Progress::Done };
+        if let Some(file) = self.until.take() {
+            while !file.exists() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
         if !self.work.is_zero() {
             std::thread::sleep(self.work);
         }
@@ -317,16 +325,27 @@ fn a_source_stops_while_too_many_bytes_wait_for_their_epoch() {
 /// Rows under [`slow`], each of 8 KiB: together 96 MiB.
 const LARGE: u64 = 12 << 10;
 
-/// Worker 0 reads rows of one epoch for worker 1, whose runs are slow.
+/// Worker 0 reads rows of one epoch for worker 1, whose runs are slow; without flow control the first of them is over when
+/// all rows are read.
 fn slow(worker: &mut Worker, control: &Control, controlled: bool, count: &Arc<AtomicU64>) {
     let flow = controlled.then(|| Flow::build(worker));
-    let reader = (worker.index() == 0)
-        .then(|| Made { rows: Box::new((0..LARGE).map(|i| (7, (2 * i + 1, "x".repeat(8 << 10))))) });
+    let read = std::env::var_os(FILE).map(PathBuf::from);
+    let until = read.clone().filter(|_| !controlled);
+    let reader = (worker.index() == 0).then(|| {
+        let rows = (0..LARGE).map(|i| (7, (2 * i + 1, "x".repeat(8 << 10))));
+        let end = std::iter::from_fn(move || {
+            if let Some(file) = &read {
+                std::fs::write(file, "").unwrap();
+            }
+            None
+        });
+        Made { rows: Box::new(rows.chain(end)) }
+    });
     let mut options = SourceOptions::new("rows", control.clone());
     options.flow.clone_from(&flow);
     let count = Arc::clone(count);
     worker.dataflow(|scope| {
-        let behavior = Forward { work: Duration::from_micros(100), ..Forward::default() };
+        let behavior = Forward { work: Duration::from_micros(100), until, ..Forward::default() };
         let rows = source(scope, reader, options);
         let limits = Limits::default();
         let meter = flow.as_ref().map(|flow| flow.meter(limits));
@@ -345,8 +364,8 @@ fn peak() -> u64 {
 
 /// The rows that came out and the largest peak of the processes in MiB.
 fn peak_of(part: &str) -> (u64, u64) {
-    let hosts = Hosts::new(2);
-    let mut children = hosts.start(part, 1);
+    let (hosts, place) = (Hosts::new(2), tempfile::tempdir().unwrap());
+    let mut children = hosts.start_with(part, 1, Some(&place.path().join("all is read")));
     let (mut rows, mut most) = (0, 0);
     for child in &mut children {
         let exit = child.exit();

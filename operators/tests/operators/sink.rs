@@ -16,7 +16,7 @@ use timely_agents_operators::sink::{FileSink, SinkLoad, write_lines};
 use timely_agents_operators::source::{Reader, SourceOptions, source};
 
 /// Longer than anything may take on a busy machine.
-const LONG: Duration = Duration::from_mins(1);
+const LONG: Duration = Duration::from_mins(2);
 
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =

@@ -178,7 +178,7 @@ impl Tools {
 fn client() -> &'static ureq::Agent {
     static CLIENT: OnceLock<ureq::Agent> = OnceLock::new();
     CLIENT.get_or_init(|| {
-        let timeout = Some(Duration::from_secs(30));
+        let timeout = Some(Duration::from_mins(3));
         ureq::Agent::config_builder().timeout_global(timeout).proxy(None).build().into()
     })
 }
