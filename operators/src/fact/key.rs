@@ -54,7 +54,6 @@ impl KeyWriter {
     fn open_fact(&mut self, what: &What) -> usize {
         let bytes = &mut self.arena;
         match what {
-            What::Sequence => bytes.extend_from_slice(&[SEQUENCE, 0]),
             What::Slot(id) => {
                 let [a, b, c, d] = id.to_le_bytes();
                 bytes.extend_from_slice(&[SLOT, a, b, c, d, 0]);

@@ -2,6 +2,7 @@
 
 use super::arrange::{self, Entry};
 use super::block::{Block, END_OF_KEY};
+use super::column::FactColumns;
 use super::key::{KeyWriter, put_length};
 
 /// Gathers the facts of keys, in any order of keys; the facts of a key stand together.
@@ -42,6 +43,32 @@ impl<T: Ord + Clone> BlockWriter<T> {
         if self.time.as_ref() != Some(time) || !self.times.is_empty() {
             self.note_time(time);
         }
+    }
+
+    /// Writes so many keys with their facts; those without facts cost nothing. `place` gives a key's group, and the time of its
+    /// facts.
+    pub fn columns<'t>(&mut self, columns: &FactColumns, keys: usize, place: impl Fn(usize) -> (u32, &'t T))
+    where
+        T: 't,
+    {
+        let mut at = self.writer.arena.len();
+        self.writer.arena.resize(at + columns.room(keys), 0);
+        for n in 0..keys {
+            let out = &mut self.writer.arena[..];
+            let (end, count) = columns.copy(n, out, at);
+            if count == 0 {
+                continue;
+            }
+            out[end] = END_OF_KEY;
+            at = end + 1;
+            let (group, time) = place(n);
+            self.entries.push(Entry { group, count, end: at as u32 });
+            if self.time.as_ref() != Some(time) || !self.times.is_empty() {
+                self.note_time(time);
+            }
+        }
+        self.writer.arena.truncate(at);
+        u32::try_from(at).expect("a block is far below 4 GiB");
     }
 
     /// Notes the time of the newest entry, which is the first or not of the time of the first.
