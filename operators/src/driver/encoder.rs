@@ -38,7 +38,6 @@ pub(super) struct Encoder<T, K> {
     notifications: HashMap<KeyId, BTreeMap<u64, Option<T>>, FixedState>,
     /// How many keys are encoded at a time.
     together: usize,
-    columns: FactColumns,
 }
 
 impl<T: EpochTime, K: Key> Encoder<T, K> {
@@ -50,7 +49,6 @@ impl<T: EpochTime, K: Key> Encoder<T, K> {
             times: Vec::new(),
             notifications: HashMap::default(),
             together: 1,
-            columns: FactColumns::default(),
         }
     }
 
@@ -108,7 +106,7 @@ impl<T: EpochTime, K: Key> Encoder<T, K> {
 
     /// Encodes the changes, of an epoch, of the first of `keys`, as many as are encoded at a time; how many these are.
     pub(super) fn encode(&mut self, unsealed: &mut Unsealed<T>, keys: &[KeyId], source: &mut impl Source) -> usize {
-        let Encoder { keys: all, key_groups, groups, times, notifications, together, columns } = self;
+        let Encoder { keys: all, key_groups, groups, times, notifications, together } = self;
         let all = all.borrow();
         if groups.len() < all.len() {
             groups.resize(all.len(), u32::MAX);
@@ -121,8 +119,9 @@ impl<T: EpochTime, K: Key> Encoder<T, K> {
                 *group = key_groups.of(&all[id.index()]);
             }
         }
-        let begun = columns.begin(ids, |id| &all[id.index()]);
-        begun.unwrap_or_else(|error| panic!("a key cannot be encoded: {error}"));
+        let before = unsealed.writer.len();
+        let begun = unsealed.writer.begin(ids, |id| &all[id.index()]);
+        let columns = begun.unwrap_or_else(|error| panic!("a key cannot be encoded: {error}"));
         if !notifications.is_empty() {
             let column = columns.another();
             for id in ids {
@@ -130,9 +129,8 @@ impl<T: EpochTime, K: Key> Encoder<T, K> {
             }
         }
         source.columns(ids, columns);
-        let before = unsealed.writer.len();
         let first = &unsealed.first;
-        unsealed.writer.columns(columns, ids.len(), |n| {
+        unsealed.writer.end(ids.len(), |n| {
             let id = ids[n].index();
             (groups[id], times.get(id).and_then(Option::as_ref).unwrap_or(first))
         });

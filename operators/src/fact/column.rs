@@ -1,7 +1,7 @@
 //! Facts of many keys, thing by thing: how they are written where keys are sealed many at a time.
 //!
 //! Who knows a thing of all keys writes what it has to say of them in one go, one piece for each key, of a type that is known
-//! there. A key and its facts are put together from its pieces afterwards.
+//! there. A key and its facts are put together from its pieces where there is time for it (`arrange`).
 
 use serde::Serialize;
 
@@ -10,28 +10,19 @@ use super::block::{SEQUENCE, SLOT};
 use super::key::{KeyWriter, append, put_length};
 use super::number::{WITH_HEAD, is_number, number_of, with_head};
 
-/// Pieces of at most so many bytes are copied faster.
-pub(super) const SHORT: usize = WITH_HEAD;
-
-/// What there is to say of each of some keys about one thing.
-#[derive(Debug)]
+/// What there is to say of each of some keys about one thing; behind it lie the columns that were written before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FactColumn {
     facts: KeyWriter,
-    /// The start of the first piece, and the end of each.
+    /// Of each column the start of its first piece, and the end of each.
     ends: Vec<End>,
 }
 
 /// Where a piece ends, and how many facts there are up to there.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct End {
     at: u32,
     count: u32,
-}
-
-impl Default for FactColumn {
-    fn default() -> Self {
-        FactColumn { facts: KeyWriter::default(), ends: vec![End::default()] }
-    }
 }
 
 impl FactColumn {
@@ -39,7 +30,14 @@ impl FactColumn {
     #[inline]
     pub fn key(&mut self, write: impl FnOnce(&mut KeyWriter)) {
         write(&mut self.facts);
-        self.ends.push(End { at: offset(self.facts.arena.len()), count: self.facts.count });
+        self.end();
+    }
+
+    /// Here a piece ends, or the first one begins.
+    #[inline]
+    fn end(&mut self) {
+        let at = u32::try_from(self.facts.arena.len()).expect("a block is far below 4 GiB");
+        self.ends.push(End { at, count: self.facts.count });
     }
 
     /// The facts of the next keys about `what`, which is a slot or the number of runs: `fact` gives the number that this is from
@@ -47,8 +45,8 @@ impl FactColumn {
     #[inline]
     pub fn numbers<K: Copy>(&mut self, what: &What, keys: &[K], mut fact: impl FnMut(K) -> Option<Option<u64>>) {
         match what {
-            What::Sequence => self.with_heads::<2, K>(u64::from(SEQUENCE), 1, keys, fact),
-            What::Slot(id) => self.with_heads::<6, K>(u64::from(SLOT) | u64::from(*id) << 8, 1, keys, fact),
+            What::Sequence => self.with_heads::<2, 1, K>(u64::from(SEQUENCE), keys, fact),
+            What::Slot(id) => self.with_heads::<6, 1, K>(u64::from(SLOT) | u64::from(*id) << 8, keys, fact),
             what => {
                 for key in keys {
                     match fact(*key) {
@@ -61,38 +59,35 @@ impl FactColumn {
         }
     }
 
-    /// One loop that looks at nothing but what it writes: a fraction of the time of a call for each number.
+    /// One loop that looks at nothing but what it writes: a fraction of the time of a call for each number. They are so many
+    /// facts each, one or, where they are keys, none; with one, the length is one more.
     #[inline]
-    fn with_heads<const HEAD: usize, K: Copy>(
+    fn with_heads<const HEAD: usize, const FACTS: u32, K: Copy>(
         &mut self,
         head: u64,
-        more: u64,
         keys: &[K],
         mut fact: impl FnMut(K) -> Option<Option<u64>>,
     ) {
         let arena = &mut self.facts.arena;
         let start = arena.len();
         arena.resize(start + keys.len() * WITH_HEAD, 0);
-        let (out, mut at, mut count) = (&mut arena[..], start, self.facts.count);
+        let (out, mut at, mut count) = (&mut arena[start..], 0, self.facts.count);
         self.ends.extend(keys.iter().map(|key| {
             if let Some(n) = fact(*key) {
-                let (length, bytes) = match n {
-                    Some(n) => with_head::<HEAD>(head, more, n),
-                    None => with_head::<HEAD>(head, more, 0),
-                };
+                let (length, bytes) = with_head::<HEAD>(head, u64::from(FACTS), n.unwrap_or(0));
                 out[at..at + WITH_HEAD].copy_from_slice(&bytes);
                 at += length;
-                count += 1;
+                count += FACTS;
                 if n.is_none() {
-                    // A value of no length: it is gone.
+                    // No value, of no length: it is gone.
                     at -= 1;
                     out[at - 1] = 0;
                 }
             }
-            End { at: at as u32, count }
+            End { at: (start + at) as u32, count }
         }));
-        arena.truncate(at);
-        offset(at);
+        arena.truncate(start + at);
+        u32::try_from(arena.len()).expect("a block is far below 4 GiB");
         self.facts.count = count;
     }
 
@@ -106,7 +101,7 @@ impl FactColumn {
         key: impl Fn(I) -> &'k K,
     ) -> Result<(), postcard::Error> {
         if is_number::<K>() {
-            self.with_heads::<1, I>(0, 0, ids, |id| Some(Some(number_of(key(id)))));
+            self.with_heads::<1, 0, I>(0, ids, |id| Some(Some(number_of(key(id)))));
             return Ok(());
         }
         for id in ids {
@@ -115,89 +110,151 @@ impl FactColumn {
             bytes.push(0);
             append(bytes, key(*id))?;
             put_length(bytes, start, 0);
-            self.key(|_| {});
+            self.end();
         }
         Ok(())
     }
-
-    fn clear(&mut self) {
-        self.facts.arena.clear();
-        self.facts.count = 0;
-        self.ends.truncate(1);
-    }
-
-    /// Copies the piece of the key of that place to `out[at..]`, where [`SHORT`] bytes more may be written; where it ends
-    /// there, and how many facts it has.
-    #[inline]
-    fn copy(&self, n: usize, out: &mut [u8], at: usize) -> (usize, u32) {
-        let [start, end] = [self.ends[n], self.ends[n + 1]];
-        let length = (end.at - start.at) as usize;
-        let rest = &self.facts.arena[start.at as usize..];
-        match rest.first_chunk::<SHORT>() {
-            // A copy of a known length, of some bytes too many, is several times as fast.
-            Some(more) if length <= SHORT => out[at..at + SHORT].copy_from_slice(more),
-            _ => out[at..at + length].copy_from_slice(&rest[..length]),
-        }
-        (at + length, end.count - start.count)
-    }
 }
 
-fn offset(at: usize) -> u32 {
-    u32::try_from(at).expect("a block is far below 4 GiB")
-}
-
-/// Some keys, and the columns of their facts. They keep their capacity when other keys are begun.
-#[derive(Debug, Default)]
+/// Keys with the columns of their facts, batch by batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FactColumns {
-    /// The first is that of the keys themselves.
-    columns: Vec<FactColumn>,
-    used: usize,
+    column: FactColumn,
+    batches: Vec<Batch>,
+}
+
+/// Some keys that have their columns in common. The first column has the keys themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Batch {
+    keys: u32,
+    columns: u32,
+}
+
+/// Where a key's pieces end: one column after the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    first: u32,
+    step: u32,
+    columns: u32,
 }
 
 impl FactColumns {
-    /// Another column, behind those that there are. It is to be given a piece for each of the keys.
+    /// Another column of the keys that were begun last, behind those that there are. It is to be given a piece for each of them.
     pub fn another(&mut self) -> &mut FactColumn {
-        if self.used == self.columns.len() {
-            self.columns.push(FactColumn::default());
+        if let Some(batch) = self.batches.last_mut() {
+            batch.columns += 1;
         }
-        self.used += 1;
-        let column = &mut self.columns[self.used - 1];
-        column.clear();
-        column
+        self.column.end();
+        &mut self.column
     }
 
-    /// Begins with other keys: those of `ids`.
+    /// Begins with the keys of `ids`.
     ///
     /// # Errors
     /// One cannot be encoded.
-    pub fn begin<'k, I: Copy, K: Serialize + 'static>(
+    pub(super) fn begin<'k, I: Copy, K: Serialize + 'static>(
         &mut self,
         ids: &[I],
         key: impl Fn(I) -> &'k K,
     ) -> Result<(), postcard::Error> {
-        self.used = 0;
+        self.batches.push(Batch { keys: ids.len() as u32, columns: 0 });
         self.another().keys(ids, key)
     }
 
-    /// At most so many bytes are written by [`FactColumns::copy`] for all of so many keys, what may be written beyond the last
-    /// one included.
-    pub(super) fn room(&self, keys: usize) -> usize {
-        self.columns[..self.used].iter().map(|column| column.facts.arena.len()).sum::<usize>() + keys + SHORT
+    /// Ends with the keys that were begun when there were `before` facts; whether anything is said of them. Otherwise they are
+    /// not there.
+    pub(super) fn end(&mut self, before: u32) -> bool {
+        if self.count() > before {
+            return true;
+        }
+        if let Some(Batch { keys, columns }) = self.batches.pop() {
+            let ends = self.column.ends.len() - ((keys + 1) * columns) as usize;
+            let start = self.column.ends.get(ends).map_or(0, |end| end.at as usize);
+            self.column.facts.arena.truncate(start);
+            self.column.ends.truncate(ends);
+        }
+        false
     }
 
-    /// Copies the key of that place, and its facts from column to column, to `out[at..]`; where they end there, and how many
-    /// facts there are.
-    #[inline]
-    pub(super) fn copy(&self, n: usize, out: &mut [u8], mut at: usize) -> (usize, u32) {
-        let mut count = 0;
-        for (place, column) in self.columns[..self.used].iter().enumerate() {
-            let (end, more) = column.copy(n, out, at);
-            at = end;
-            if place > 0 {
-                count += more;
+    /// One key that is encoded by `encode`, with the facts that `write` writes; whether there are any.
+    pub(super) fn row(&mut self, encode: impl FnOnce(&mut Vec<u8>), write: impl FnOnce(&mut KeyWriter)) -> bool {
+        let FactColumn { facts, ends } = &mut self.column;
+        let (start, before) = (facts.arena.len(), facts.count);
+        facts.arena.push(0);
+        encode(&mut facts.arena);
+        put_length(&mut facts.arena, start, 0);
+        write(facts);
+        if facts.count == before {
+            facts.arena.truncate(start);
+            return false;
+        }
+        // Keys that came so are one batch of one column.
+        match self.batches.last_mut() {
+            Some(Batch { keys, columns: 1 }) => *keys += 1,
+            _ => {
+                self.batches.push(Batch { keys: 1, columns: 1 });
+                ends.push(End { at: start as u32, count: before });
             }
         }
-        (at, count)
+        self.column.end();
+        true
+    }
+
+    /// How many facts there are.
+    pub(super) fn count(&self) -> u32 {
+        self.column.facts.count
+    }
+
+    /// How many bytes.
+    pub(super) fn len(&self) -> usize {
+        self.column.facts.arena.len()
+    }
+
+    /// As many are likely to come again.
+    pub(super) fn with_room_of(other: &Self) -> Self {
+        let arena = Vec::with_capacity(other.column.facts.arena.len() + WITH_HEAD);
+        let facts = KeyWriter { arena, count: 0 };
+        let ends = Vec::with_capacity(other.column.ends.len());
+        FactColumns { column: FactColumn { facts, ends }, batches: Vec::with_capacity(other.batches.len()) }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.column.facts.arena.clear();
+        self.column.facts.count = 0;
+        self.column.ends.clear();
+        self.batches.clear();
+    }
+
+    /// All keys, in the order in which they came.
+    pub(super) fn rows(&self) -> Vec<Row> {
+        let keys = self.batches.iter().map(|batch| batch.keys as usize).sum();
+        let (mut rows, mut first) = (Vec::with_capacity(keys), 0);
+        for Batch { keys, columns } in &self.batches {
+            let step = keys + 1;
+            rows.extend((first..first + keys).map(|first| Row { first, step, columns: *columns }));
+            first += step * columns;
+        }
+        rows
+    }
+
+    /// The pieces of a key, behind each of which other bytes follow, and how long each is.
+    #[inline]
+    pub(super) fn pieces(&self, row: Row) -> impl Iterator<Item = (&[u8], usize)> {
+        (0..row.columns).map(move |column| {
+            let at = (row.first + column * row.step) as usize;
+            let (start, end) = (self.column.ends[at].at, self.column.ends[at + 1].at);
+            (&self.column.facts.arena[start as usize..], (end - start) as usize)
+        })
+    }
+
+    /// How many facts a key has.
+    #[inline]
+    pub(super) fn count_of(&self, row: Row) -> u32 {
+        let count = |column: u32| {
+            let at = (row.first + column * row.step) as usize;
+            self.column.ends[at + 1].count - self.column.ends[at].count
+        };
+        (0..row.columns).map(count).sum()
     }
 }
 
@@ -205,32 +262,43 @@ impl FactColumns {
 #[allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 mod tests {
     use super::*;
-    use crate::fact::BlockWriter;
+    use crate::fact::{Block, BlockWriter};
+
+    fn one(mut writer: BlockWriter<u64>) -> Block<u64> {
+        let mut blocks = Vec::new();
+        writer.finish(true, &mut |block| blocks.push(block));
+        let mut block = blocks.pop().unwrap();
+        assert!(blocks.is_empty());
+        block.arrange();
+        block
+    }
 
     #[test]
     fn pieces_are_the_facts_that_each_key_would_have_written_alone() {
         let values: Vec<String> = (0..40).map(|n| "x".repeat(n)).collect();
         let number = |n: usize| (n % 3 > 0).then(|| (n % 5 > 0).then(|| 1 << (n % 64)));
         let (mut alone, mut together) = (BlockWriter::<u64>::default(), BlockWriter::default());
-        let mut columns = FactColumns::default();
         let ids: Vec<usize> = (0..40).collect();
-        for _ in 0..2 {
-            columns.begin(&ids, |n| &values[n]).unwrap();
+        for ids in [&ids[..30], &ids[30..]] {
+            let columns = together.begin(ids, |n| &values[n]).unwrap();
             for what in [What::Sequence, What::Slot(9), What::Timer(3)] {
-                columns.another().numbers(&what, &ids, number);
+                columns.another().numbers(&what, ids, number);
             }
             for what in [What::Row, What::Slot(7)] {
                 let column = columns.another();
-                for (n, value) in values.iter().enumerate() {
+                for n in ids {
                     column.key(|facts| {
                         if n % 4 > 0 {
-                            facts.put(&what, value).unwrap();
+                            facts.put(&what, &values[*n]).unwrap();
                         }
                     });
                 }
             }
+            together.end(ids.len(), |n| (ids[n] as u32 % 3, &5));
+            // Nothing is said of them.
+            together.begin(ids, |n| &values[n]).unwrap().another().numbers(&What::Sequence, ids, |_| None);
+            together.end(ids.len(), |_| (7, &5));
         }
-        together.columns(&columns, 40, |n| (n as u32 % 3, &5));
         for (n, value) in values.iter().enumerate() {
             let key = |bytes: &mut Vec<u8>| bytes.extend_from_slice(&postcard::to_allocvec(value).unwrap());
             alone.key(n as u32 % 3, &5, key, |facts| {
@@ -247,31 +315,31 @@ mod tests {
                 }
             });
         }
-        let (mut a, mut b) = (Vec::new(), Vec::new());
-        alone.finish(true, &mut |block| a.push(block));
-        together.finish(true, &mut |block| b.push(block));
-        assert_eq!(a, b);
+        let together = one(together);
+        assert_eq!(one(alone), together);
         // Of each twelfth key there is nothing to say.
-        assert_eq!(a[0].count, 3 * 26 + 2 * 30);
+        assert_eq!(together.count, 3 * 26 + 2 * 30);
     }
 
     #[test]
     fn keys_that_are_numbers_are_written_as_others() {
         let keys: Vec<u64> = (0..64).map(|bit| 1 << bit).collect();
         let ids: Vec<usize> = (0..64).collect();
+        let time = |n: usize| if n < 32 { &5 } else { &6 };
         let (mut alone, mut together) = (BlockWriter::<u64>::default(), BlockWriter::default());
-        let mut columns = FactColumns::default();
-        columns.begin(&ids, |n| &keys[n]).unwrap();
-        columns.another().numbers(&What::Sequence, &ids, |_| Some(Some(1)));
-        together.columns(&columns, 64, |n| (0, if n < 32 { &5 } else { &6 }));
+        let columns = together.begin(&ids, |n| &keys[n]).unwrap();
+        columns.another().numbers(&What::Sequence, &ids, |n| (n % 4 > 0).then_some(Some(1)));
+        together.end(ids.len(), |n| (n as u32 % 2, time(n)));
         for (n, key) in keys.iter().enumerate() {
             let encode = |bytes: &mut Vec<u8>| bytes.extend_from_slice(&postcard::to_allocvec(key).unwrap());
-            alone.key(0, if n < 32 { &5 } else { &6 }, encode, |facts| facts.put_number(&What::Sequence, 1));
+            alone.key(n as u32 % 2, time(n), encode, |facts| {
+                if n % 4 > 0 {
+                    facts.put_number(&What::Sequence, 1);
+                }
+            });
         }
-        let (mut a, mut b) = (Vec::new(), Vec::new());
-        alone.finish(true, &mut |block| a.push(block));
-        together.finish(true, &mut |block| b.push(block));
-        assert_eq!(a, b);
-        assert_eq!((a[0].count, a[0].times.len()), (64, 64));
+        let together = one(together);
+        assert_eq!(one(alone), together);
+        assert_eq!((together.count, together.times.len()), (48, 48));
     }
 }

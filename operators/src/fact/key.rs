@@ -7,11 +7,11 @@ use super::What;
 use super::block::{ENTRY, NOTES, NOTIFICATION, PATH, ROW, RUN, SEQUENCE, SIGNAL, SLOT, TIMER, WAITING};
 
 /// Writes the facts of one key after the other.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyWriter {
-    /// Keys with their facts, one behind the other.
+    /// Facts, one behind the other.
     pub(super) arena: Vec<u8>,
-    /// Facts of the current key.
+    /// How many there are.
     pub(super) count: u32,
 }
 
