@@ -18,6 +18,7 @@ mod arrange;
 mod block;
 mod column;
 mod key;
+mod number;
 mod writer;
 
 use std::fmt;
@@ -28,6 +29,7 @@ pub use self::block::{Block, BlockError, FactRef, Section, facts, sections};
 pub use self::column::{FactColumn, FactColumns};
 pub use self::key::KeyWriter;
 pub(crate) use self::key::append;
+pub use self::number::{is_number, number_of};
 pub use self::writer::BlockWriter;
 
 use crate::hash::stable_hash;

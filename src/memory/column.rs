@@ -4,7 +4,7 @@ use std::any::Any;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use timely_agents_operators::fact::{FactColumn, KeyWriter, What, slot_id};
+use timely_agents_operators::fact::{FactColumn, KeyWriter, What, is_number, number_of, slot_id};
 use timely_agents_operators::keys::KeyId;
 
 use super::Place;
@@ -219,12 +219,20 @@ impl<V: Serialize + DeserializeOwned + 'static> Column for SlotColumn<V> {
     fn facts_of(&mut self, keys: &[KeyId], facts: &mut FactColumn) {
         self.touch(keys);
         let SlotColumn { name, what, values, stale, .. } = self;
+        let mut changed = |key: KeyId| {
+            let bit = 1 << (key.index() % 64);
+            let stale = stale.get_mut(key.index() / 64).filter(|stale| **stale & bit != 0)?;
+            *stale &= !bit;
+            Some(values[key.index()].as_ref())
+        };
+        if is_number::<V>() {
+            return facts.numbers(what, keys, |key| changed(key).map(|value| value.map(number_of)));
+        }
         for key in keys {
             facts.key(|facts| {
-                let bit = 1 << (key.index() % 64);
-                let Some(stale) = stale.get_mut(key.index() / 64).filter(|stale| **stale & bit != 0) else { return };
-                *stale &= !bit;
-                put(name, what, values[key.index()].as_ref(), facts);
+                if let Some(value) = changed(*key) {
+                    put(name, what, value, facts);
+                }
             });
         }
     }

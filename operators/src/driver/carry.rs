@@ -213,28 +213,24 @@ pub(super) struct Durable<'d, T, B: Behavior> {
 }
 
 impl<T: EpochTime, B: Behavior> Source for Durable<'_, T, B> {
-    #[inline]
-    fn row(&mut self, key: KeyId, facts: &mut KeyWriter) {
-        let state = &mut self.states[key.index()];
-        facts.put_number(&What::Sequence, state.sequence);
-        if let Some(carried) = &mut self.carried {
-            carried.facts(self.behavior, state, self.runs, key, facts);
-            self.scheduled.facts(key, facts);
-            if let Some(notes) = &mut self.notes {
-                notes.facts(key, state.mailbox.is_some(), facts);
-            }
-        }
-    }
-
-    fn touch(&self, keys: &[KeyId]) {
-        let begun = keys.iter().filter(|key| self.states[key.index()].sequence > 0).count();
-        std::hint::black_box(begun);
-    }
-
     fn columns(&mut self, keys: &[KeyId], columns: &mut FactColumns) {
-        // A key's run in progress decides what is left out of its facts: those are written key by key.
-        if self.carried.is_none() {
+        let column = columns.another();
+        let Some(carried) = &mut self.carried else {
+            column.numbers(&What::Sequence, keys, |key| Some(Some(self.states[key.index()].sequence)));
             self.behavior.facts_of(keys, columns);
+            return;
+        };
+        // A key's run in progress decides what is left out of its facts: those are written key by key.
+        for key in keys {
+            column.key(|facts| {
+                let state = &mut self.states[key.index()];
+                facts.put_number(&What::Sequence, state.sequence);
+                carried.facts(self.behavior, state, self.runs, *key, facts);
+                self.scheduled.facts(*key, facts);
+                if let Some(notes) = &mut self.notes {
+                    notes.facts(*key, state.mailbox.is_some(), facts);
+                }
+            });
         }
     }
 }

@@ -10,7 +10,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::seal::Unsealed;
-use crate::fact::{FactColumns, KeyWriter, What, append};
+use crate::fact::{FactColumns, KeyWriter, What};
 use crate::group::KeyGroups;
 use crate::keys::{Key, KeyId, SharedKeys};
 use crate::time::EpochTime;
@@ -20,12 +20,8 @@ const TOGETHER: usize = 128;
 /// Fewer, where they come to more bytes than these.
 const TOGETHER_BYTES: usize = 1 << 14;
 
-/// What knows the facts of keys. Those of a key are its row, and then its pieces of columns.
+/// What knows the facts of keys.
 pub(super) trait Source {
-    /// Writes the row of a key. Comes after the columns of all keys of its batch.
-    fn row(&mut self, key: KeyId, facts: &mut KeyWriter);
-    /// Brings what rows look at into the cache, all at once rather than one by one.
-    fn touch(&self, keys: &[KeyId]);
     /// Writes columns of keys, which differ.
     fn columns(&mut self, keys: &[KeyId], columns: &mut FactColumns);
 }
@@ -42,7 +38,6 @@ pub(super) struct Encoder<T, K> {
     notifications: HashMap<KeyId, BTreeMap<u64, Option<T>>, FixedState>,
     /// How many keys are encoded at a time.
     together: usize,
-    columns: FactColumns,
 }
 
 impl<T: EpochTime, K: Key> Encoder<T, K> {
@@ -54,7 +49,6 @@ impl<T: EpochTime, K: Key> Encoder<T, K> {
             times: Vec::new(),
             notifications: HashMap::default(),
             together: 1,
-            columns: FactColumns::default(),
         }
     }
 
@@ -112,39 +106,34 @@ impl<T: EpochTime, K: Key> Encoder<T, K> {
 
     /// Encodes the changes, of an epoch, of the first of `keys`, as many as are encoded at a time; how many these are.
     pub(super) fn encode(&mut self, unsealed: &mut Unsealed<T>, keys: &[KeyId], source: &mut impl Source) -> usize {
-        let Encoder { keys: all, key_groups, groups, times, notifications, together, columns } = self;
+        let Encoder { keys: all, key_groups, groups, times, notifications, together } = self;
         let all = all.borrow();
         if groups.len() < all.len() {
             groups.resize(all.len(), u32::MAX);
         }
         let ids = &keys[..keys.len().min(*together)];
-        source.touch(ids);
-        // The misses of what is looked at below overlap.
-        let known = ids.iter().filter(|id| groups[id.index()] != u32::MAX).count();
-        std::hint::black_box(known);
-        columns.begin();
-        source.columns(ids, columns);
-        let before = unsealed.writer.len();
-        for (n, id) in ids.iter().enumerate() {
-            let key = &all[id.index()];
+        // The misses of what is looked at here overlap.
+        for id in ids {
             let group = &mut groups[id.index()];
             if *group == u32::MAX {
-                *group = key_groups.of(key);
+                *group = key_groups.of(&all[id.index()]);
             }
-            let time = times.get(id.index()).and_then(Option::as_ref).unwrap_or(&unsealed.first);
-            let encode = |bytes: &mut Vec<u8>| {
-                append(bytes, key).unwrap_or_else(|error| panic!("key {key:?} cannot be encoded: {error}"));
-            };
-            unsealed.writer.key(*group, time, encode, |facts| {
-                if !notifications.is_empty()
-                    && let Some(notified) = notifications.remove(id)
-                {
-                    put_notifications(notified, facts);
-                }
-                source.row(*id, facts);
-                columns.copy(n, facts);
-            });
         }
+        let before = unsealed.writer.len();
+        let begun = unsealed.writer.begin(ids, |id| &all[id.index()]);
+        let columns = begun.unwrap_or_else(|error| panic!("a key cannot be encoded: {error}"));
+        if !notifications.is_empty() {
+            let column = columns.another();
+            for id in ids {
+                column.key(|facts| notifications.remove(id).into_iter().for_each(|n| put_notifications(n, facts)));
+            }
+        }
+        source.columns(ids, columns);
+        let first = &unsealed.first;
+        unsealed.writer.end(ids.len(), |n| {
+            let id = ids[n].index();
+            (groups[id], times.get(id).and_then(Option::as_ref).unwrap_or(first))
+        });
         unsealed.left -= ids.len();
         if ids.len() == *together {
             let few = unsealed.writer.len() - before <= TOGETHER_BYTES;

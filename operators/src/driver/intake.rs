@@ -167,9 +167,8 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
     {
         let Some(seal) = &self.seal else { return };
         let mut fresh = std::mem::take(&mut self.fresh);
-        fresh.clear();
-        fresh.extend_from_slice(ids);
-        let n = seal.not_noted(&mut fresh, time);
+        fresh.resize(ids.len(), KeyId(0));
+        let n = seal.not_noted(ids, time, &mut fresh);
         fresh.truncate(n);
         // A key without a mailbox has no run in flight, and its next one is of this epoch.
         fresh.retain(|id| self.states[id.index()].mailbox.is_none());
@@ -177,9 +176,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             if seal.has_older(time) {
                 seal.encode_older(&fresh, time, &mut durable, &mut |block| sink.facts(block));
             }
-            for id in &fresh {
-                seal.changed(*id, time);
-            }
+            seal.changed_all(&fresh, time);
         }
         self.fresh = fresh;
     }

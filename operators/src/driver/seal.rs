@@ -131,6 +131,27 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
         self.note(key, time);
     }
 
+    /// Runs at `time` change what is durable of `keys`, of which one may be there twice; their changes of earlier epochs are
+    /// encoded.
+    pub(super) fn changed_all(&mut self, keys: &[KeyId], time: &T) {
+        let Some((key, keys)) = keys.split_first() else { return };
+        self.changed(*key, time);
+        self.since.admit(self.encoder.keys());
+        let all = self.since.room();
+        match (&self.newest, self.unsealed.back_mut()) {
+            (Some((first, tag)), Some(newest)) if first == time && self.encoder.is_of_one_time() => {
+                for key in keys {
+                    let before = self.since.replace(*key, *tag);
+                    debug_assert!(before == CLEAN || before == *tag, "a key has changes of one epoch");
+                    if before == CLEAN {
+                        newest.add(*key, all);
+                    }
+                }
+            }
+            _ => keys.iter().for_each(|key| self.changed(*key, time)),
+        }
+    }
+
     fn note(&mut self, key: KeyId, time: &T) {
         let (epoch, id) = (time.epoch(), key.index());
         self.since.admit(self.encoder.keys().max(id + 1));
@@ -193,18 +214,19 @@ impl<T: EpochTime, K: Key> Seal<T, K> {
         at
     }
 
-    /// Moves those of `keys`, whose runs are at `time`, to the front of which that is not noted yet; how many these are. A key
-    /// may be there twice.
-    pub(super) fn not_noted(&self, keys: &mut [KeyId], time: &T) -> usize {
+    /// Puts those of `keys`, whose runs are at `time`, of which that is not noted yet into `fresh`, which has as much room; how
+    /// many these are. A key may be there twice.
+    pub(super) fn not_noted(&self, keys: &[KeyId], time: &T, fresh: &mut [KeyId]) -> usize {
         let Some((_, tag)) = self.newest.as_ref().filter(|(first, _)| first == time && self.encoder.is_of_one_time())
         else {
+            fresh.copy_from_slice(keys);
             return keys.len();
         };
         let mut found = 0;
-        for n in 0..keys.len() {
+        for key in keys {
             // Without a branch for each: many would be guessed wrong.
-            keys[found] = keys[n];
-            found += usize::from(self.since.get(keys[n]) != *tag);
+            fresh[found] = *key;
+            found += usize::from(self.since.get(*key) != *tag);
         }
         found
     }
@@ -432,10 +454,6 @@ mod tests {
     struct Each<F>(F);
 
     impl<F: FnMut(KeyId, &mut KeyWriter)> Source for Each<F> {
-        fn row(&mut self, _: KeyId, _: &mut KeyWriter) {}
-
-        fn touch(&self, _: &[KeyId]) {}
-
         fn columns(&mut self, keys: &[KeyId], columns: &mut FactColumns) {
             let column = columns.another();
             for key in keys {
@@ -519,7 +537,7 @@ mod tests {
         (0..1000).for_each(|key| seal.changed(KeyId(key), &(4 + u64::from(key % 2))));
         let keys: Vec<_> = (10..16).chain(10..16).map(KeyId).collect();
         let mut found = keys.clone();
-        let n = seal.not_noted(&mut found, &5);
+        let n = seal.not_noted(&keys, &5, &mut found);
         assert_eq!(found[..n], [10, 12, 14, 10, 12, 14].map(KeyId), "the others have changed at that time");
         seal.encode_older(&keys, &6, &mut retired(), &mut |_| {});
         for key in &keys {

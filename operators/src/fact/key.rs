@@ -7,11 +7,11 @@ use super::What;
 use super::block::{ENTRY, NOTES, NOTIFICATION, PATH, ROW, RUN, SEQUENCE, SIGNAL, SLOT, TIMER, WAITING};
 
 /// Writes the facts of one key after the other.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyWriter {
-    /// Keys with their facts, one behind the other.
+    /// Facts, one behind the other.
     pub(super) arena: Vec<u8>,
-    /// Facts of the current key.
+    /// How many there are.
     pub(super) count: u32,
 }
 
@@ -54,7 +54,6 @@ impl KeyWriter {
     fn open_fact(&mut self, what: &What) -> usize {
         let bytes = &mut self.arena;
         match what {
-            What::Sequence => bytes.extend_from_slice(&[SEQUENCE, 0]),
             What::Slot(id) => {
                 let [a, b, c, d] = id.to_le_bytes();
                 bytes.extend_from_slice(&[SLOT, a, b, c, d, 0]);
