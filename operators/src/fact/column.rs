@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn pieces_are_the_facts_that_each_key_would_have_written_alone() {
         let values: Vec<String> = (0..40).map(|n| "x".repeat(n)).collect();
-        let number = |n: usize| (n % 3 > 0).then(|| (n % 5 > 0).then(|| 1 << (n % 64)));
+        let number = |n: usize| (!n.is_multiple_of(3)).then(|| (!n.is_multiple_of(5)).then(|| 1 << (n % 64)));
         let (mut alone, mut together) = (BlockWriter::<u64>::default(), BlockWriter::default());
         let ids: Vec<usize> = (0..40).collect();
         for ids in [&ids[..30], &ids[30..]] {
