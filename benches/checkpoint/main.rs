@@ -18,6 +18,8 @@
 //! holds this case alone. A file system in memory is refused, but for `--quick`: its syncs cost nothing.
 #![forbid(unsafe_code)]
 
+#[path = "../support/allocator.rs"]
+mod allocator;
 mod carry;
 #[path = "../support/cases.rs"]
 mod cases;

@@ -17,6 +17,8 @@
 //! this case alone. A file system in memory is refused, but for `--quick`: its syncs cost nothing.
 #![forbid(unsafe_code)]
 
+#[path = "../support/allocator.rs"]
+mod allocator;
 mod by_hand;
 mod calls;
 #[path = "../support/cases.rs"]

@@ -2,12 +2,6 @@
 
 use std::time::Instant;
 
-use mimalloc::MiMalloc;
-
-/// That of programs that are to be fast: baselines have it as well.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
-
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// How much a case does.
