@@ -7,13 +7,52 @@
 //! - Every input of a batch is counted as open work before any of its runs starts.
 //! - An input waits for its epoch in `later`, for its turn in `backlog`, for its key's run in the key's mailbox.
 
-use super::{Arrived, CACHED_KEYS, Driver, Emission, Intake, Phase, Sink};
+use super::{Arrived, CACHED_KEYS, Driver, Emission, Intake, KeyState, Phase, Sink};
 use crate::behavior::{Behavior, RunHead, Work};
 use crate::keys::KeyId;
 use crate::time::EpochTime;
 
 /// So many inputs are looked up, and then run, at a time: what they need stays in a core's own cache meanwhile.
 const PART: usize = 512;
+
+/// The items of a part whose keys have no run in flight, as they are asked for; the others are put behind those runs.
+struct Free<'d, N, T, I, B: Behavior> {
+    intake: &'d N,
+    time: &'d T,
+    items: &'d mut I,
+    states: &'d mut [KeyState<T, B::Input>],
+    waiting_bytes: &'d mut usize,
+}
+
+impl<N, T, I, V, B> Iterator for Free<'_, N, T, I, B>
+where
+    B: Behavior,
+    N: Intake<V, Key = B::Key, Input = B::Input>,
+    T: EpochTime,
+    I: Iterator<Item = (V, KeyId)>,
+{
+    type Item = (KeyId, u64, B::Input);
+
+    #[expect(clippy::inline_always, reason = "once an input, and the loop of the behavior is built around it")]
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let (item, key) = self.items.next()?;
+            let input = self.intake.input(item);
+            let state = &mut self.states[key.index()];
+            match &mut state.mailbox {
+                None => {
+                    state.sequence += 1;
+                    return Some((key, state.sequence, input));
+                }
+                Some(mailbox) => {
+                    let bytes = B::input_bytes(&input);
+                    *self.waiting_bytes += mailbox.push_input(self.time.clone(), bytes, input);
+                }
+            }
+        }
+    }
+}
 
 impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> {
     /// Takes a batch of inputs of one time; runs those whose turn it is.
@@ -126,23 +165,7 @@ impl<T: EpochTime, B: Behavior, E: Emission<B::Key, B::Output>> Driver<T, B, E> 
             }
             head.token = self.runs.vacant();
             let (states, waiting_bytes) = (&mut self.states, &mut self.waiting_bytes);
-            let mut free = std::iter::from_fn(|| {
-                loop {
-                    let (item, key) = items.next()?;
-                    let input = intake.input(item);
-                    let state = &mut states[key.index()];
-                    match &mut state.mailbox {
-                        None => {
-                            state.sequence += 1;
-                            return Some((key, state.sequence, input));
-                        }
-                        Some(mailbox) => {
-                            let bytes = B::input_bytes(&input);
-                            *waiting_bytes += mailbox.push_input(time.clone(), bytes, input);
-                        }
-                    }
-                }
-            });
+            let mut free = Free::<_, _, _, B> { intake, time, items: &mut *items, states, waiting_bytes };
             let (ended_at_once, last) = match &mut self.notes {
                 None => self.behavior.start_batch(&mut head, &mut free, fuel, &mut ()),
                 Some(notes) => {
